@@ -1,0 +1,134 @@
+"""What one setting asks of another: the checks that no single field can make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from k2i_tasks.config.model import Config
+    from k2i_tasks.config.model_iceberg import Iceberg
+    from k2i_tasks.config.model_kafka import Kafka
+
+#: A field, as `section.key`, and what is wrong with it.
+Problem = tuple[str, str]
+
+_URI_OF_CATALOG = {
+    "rest": "rest_uri",
+    "nessie": "rest_uri",
+    "hive": "hive_metastore_uri",
+}
+
+
+def contradictions(config: Config) -> list[Problem]:
+    """All that does not fit together in `config`, in the order of its sections."""
+    return [
+        *_kafka(config.kafka),
+        *_catalog(config.iceberg),
+        *_rest_login(config.iceberg),
+        *_store(config.iceberg),
+        *_table(config.iceberg),
+        *_process(config),
+    ]
+
+
+def _kafka(kafka: Kafka) -> Iterator[Problem]:
+    if kafka.heartbeat_interval_ms >= kafka.session_timeout_ms:
+        yield "kafka.heartbeat_interval_ms", "must be less than kafka.session_timeout_ms"
+    if kafka.session_timeout_ms > kafka.max_poll_interval_ms:
+        yield "kafka.max_poll_interval_ms", "must not be less than kafka.session_timeout_ms"
+    security = kafka.security
+    protocol = security.protocol or "PLAINTEXT"
+    if protocol.startswith("SASL_"):
+        for key in ("sasl_mechanism", "sasl_username", "sasl_password"):
+            if getattr(security, key) is None:
+                yield f"kafka.security.{key}", f"is needed for protocol {protocol}"
+    if security.ssl_key_location is not None and security.ssl_cert_location is None:
+        yield "kafka.security.ssl_cert_location", "is needed with ssl_key_location"
+    if security.ssl_cert_location is not None and security.ssl_key_location is None:
+        yield "kafka.security.ssl_key_location", "is needed with ssl_cert_location"
+
+
+def _catalog(iceberg: Iceberg) -> Iterator[Problem]:
+    kind = iceberg.catalog_type
+    key = _URI_OF_CATALOG.get(kind)
+    if key is not None and getattr(iceberg, key) is None:
+        yield f"iceberg.{key}", f"is needed for catalog_type {kind}"
+    if kind == "glue" and iceberg.glue.role_arn:
+        yield (
+            "iceberg.glue.role_arn",
+            "cannot be assumed here, since PyIceberg has no such setting: name the role in an AWS "
+            "profile, and the profile in AWS_PROFILE",
+        )
+    if kind == "sql":
+        url, database = iceberg.sql_catalog.url, iceberg.sql_catalog.type
+        if url is None:
+            yield "iceberg.sql_catalog.url", "is needed for catalog_type sql"
+        elif not url.lower().startswith(database):
+            yield "iceberg.sql_catalog.url", f"must begin with {database}, as its type says"
+
+
+def _rest_login(iceberg: Iceberg) -> Iterator[Problem]:
+    rest = iceberg.rest
+    if rest.credential_type == "bearer" and rest.credential is None:
+        yield "iceberg.rest.credential", "is needed for credential_type bearer"
+    if rest.credential_type == "oauth2":
+        for key in ("oauth2_client_id", "oauth2_client_secret"):
+            if getattr(rest, key) is None:
+                yield f"iceberg.rest.{key}", "is needed for credential_type oauth2"
+
+
+def _store(iceberg: Iceberg) -> Iterator[Problem]:
+    if (iceberg.aws_access_key_id is None) != (iceberg.aws_secret_access_key is None):
+        missing = "id" if iceberg.aws_access_key_id is None else "secret"
+        key = {"id": "aws_access_key_id", "secret": "aws_secret_access_key"}[missing]
+        yield f"iceberg.{key}", "is needed, since the other half of the key is given"
+    scheme, separator, rest = iceberg.warehouse_path.partition("://")
+    if not separator:
+        return
+    scheme = scheme.lower()
+    bucket = rest.partition("/")[0].partition("@")[0]
+    if scheme in ("s3", "s3a", "s3n") and not bucket:
+        yield "iceberg.warehouse_path", "names no bucket"
+    if scheme in ("gs", "gcs") and not bucket and iceberg.gcs_bucket_name is None:
+        yield "iceberg.warehouse_path", "names no bucket, nor does iceberg.gcs_bucket_name"
+    if scheme in ("az", "abfs", "abfss", "wasb", "wasbs"):
+        if iceberg.azure_storage_account_name is None:
+            yield "iceberg.azure_storage_account_name", f"is needed for a {scheme}:// warehouse"
+        if not bucket and iceberg.azure_container_name is None:
+            yield (
+                "iceberg.warehouse_path",
+                ("names no container, nor does iceberg.azure_container_name"),
+            )
+
+
+def _table(iceberg: Iceberg) -> Iterator[Problem]:
+    if iceberg.dead_letter_table_name == iceberg.table_name:
+        yield "iceberg.dead_letter_table", "must not be the table itself"
+    seen: set[tuple[str, str]] = set()
+    names: set[str] = set()
+    for index, part in enumerate(iceberg.partition_spec):
+        where = f"iceberg.partition_spec.{index}"
+        if (part.source_field, part.transform) in seen:
+            yield where, "repeats an earlier field"
+        seen.add((part.source_field, part.transform))
+        if part.name is not None and part.name in names:
+            yield f"{where}.name", "is the name of an earlier field"
+        names |= {part.name} if part.name is not None else set()
+    columns = iceberg.metadata_columns
+    taken: dict[str, str] = {}
+    for key in type(columns).model_fields:
+        # As readers take names: without regard to case.
+        column = getattr(columns, key).lower()
+        if column and column in taken:
+            yield f"iceberg.metadata_columns.{key}", f"is the name of {taken[column]} too"
+        taken.setdefault(column, key)
+
+
+def _process(config: Config) -> Iterator[Problem]:
+    buffer, monitoring = config.buffer, config.monitoring
+    if buffer.flush_size_mb is not None and buffer.flush_size_mb > buffer.max_size_mb:
+        yield "buffer.flush_size_mb", "must not be more than buffer.max_size_mb"
+    same_host = monitoring.health_host == monitoring.metrics_host
+    if same_host and monitoring.health_port == monitoring.metrics_port != 0:
+        yield "monitoring.metrics_port", "must not be monitoring.health_port too"

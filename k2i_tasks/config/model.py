@@ -1,0 +1,53 @@
+"""The whole configuration as one frozen value."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import PrivateAttr, model_validator
+
+from k2i_tasks.config.checks import contradictions
+from k2i_tasks.config.fields import Section, setting
+from k2i_tasks.config.model_iceberg import Iceberg
+from k2i_tasks.config.model_kafka import Kafka
+from k2i_tasks.config.model_runtime import (
+    Buffer,
+    Maintenance,
+    Monitoring,
+    PrefectSettings,
+    Rpc,
+    Run,
+    SchemaEvolution,
+    TransactionLog,
+)
+from k2i_tasks.errors import ConfigError
+
+
+class Config(Section):
+    """All settings of one ingestion, checked one by one and against each other."""
+
+    kafka: Kafka = setting("What is consumed.")
+    schema_evolution: SchemaEvolution = setting("Changes of the schema.", SchemaEvolution())
+    iceberg: Iceberg = setting("Where it lands.")
+    buffer: Buffer = setting("Rows in memory.", Buffer())
+    transaction_log: TransactionLog = setting("The write-ahead log.", TransactionLog())
+    maintenance: Maintenance = setting("Upkeep of the table.", Maintenance())
+    monitoring: Monitoring = setting("Health, metrics, logs.", Monitoring())
+    rpc: Rpc = setting("K2I's local socket.", Rpc())
+    prefect: PrefectSettings = setting("Prefect.", PrefectSettings(), native=True)
+    run: Run = setting("Bounds of one run.", Run(), native=True)
+
+    _load_notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def load_notes(self) -> tuple[str, ...]:
+        """What the reading of the file had to remark, one sentence each."""
+        return self._load_notes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        found = contradictions(self)
+        if found:
+            text = "; ".join(f"{field}: {what}" for field, what in found)
+            raise ConfigError(f"The configuration contradicts itself: {text}.", field=found[0][0])
+        return self

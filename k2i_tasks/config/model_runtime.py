@@ -1,0 +1,174 @@
+"""Settings of the process: buffer, log, monitoring, orchestration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from k2i_tasks.config.fields import (
+    AnyCaseLower,
+    FilePath,
+    Flag,
+    Integer,
+    Number,
+    Section,
+    setting,
+)
+
+Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
+_MIB = 1_048_576
+
+
+class SchemaEvolution(Section):
+    """What happens when records bring another schema."""
+
+    mode: Annotated[Literal["manual", "auto-additive", "permissive"], AnyCaseLower] = setting(
+        "Whether new fields become columns.", "auto-additive"
+    )
+    on_breaking_change: Annotated[Literal["pause", "fail", "skip-message"], AnyCaseLower] = setting(
+        "When a record cannot fit the table.", "pause"
+    )
+    schema_update_min_interval_seconds: Integer = setting(
+        "Least time between two changes of the schema.", 60, ge=1, le=86_400
+    )
+
+
+class Buffer(Section):
+    """The rows in memory. One MB is 1,048,576 bytes."""
+
+    ttl_seconds: Integer = setting(
+        "Time that rows stay readable in memory.", 60, ge=1, le=31_536_000
+    )
+    max_size_mb: Integer = setting(
+        "Hard bound on all rows in memory, buffered and in flight.", 500, ge=1, le=1_048_576
+    )
+    flush_interval_seconds: Number = setting(
+        "Age at which rows are flushed.", 30.0, ge=0.05, le=86_400
+    )
+    flush_batch_size: Integer = setting(
+        "Rows at which they are flushed.", 10_000, ge=1, le=1_000_000_000
+    )
+    memory_alignment_bytes: Integer = setting("Alignment of the columns.", 64, ge=1, le=4_096)
+    low_water_ratio: Number = setting(
+        "Share of max_size_mb below which paused partitions go on.", 0.5, native=True, ge=0, le=0.99
+    )
+    max_batches_in_flight: Integer = setting(
+        "Sealed batches that may wait for flush and commit.", 2, native=True, ge=1, le=64
+    )
+    flush_size_mb: Number | None = setting(
+        "Size at which rows are flushed; a quarter of max_size_mb when not given.",
+        None,
+        native=True,
+        gt=0,
+        le=1_048_576,
+    )
+
+    @property
+    def size_bytes_max(self) -> int:
+        """`max_size_mb` in bytes."""
+        return self.max_size_mb * _MIB
+
+    @property
+    def flush_size_bytes(self) -> int:
+        """`flush_size_mb`, whether given or derived, in bytes; at least 1."""
+        size_mb = self.max_size_mb / 4 if self.flush_size_mb is None else self.flush_size_mb
+        return max(1, int(size_mb * _MIB))
+
+
+class TransactionLog(Section):
+    """The write-ahead log."""
+
+    log_dir: FilePath = setting("Folder of its files.", "./transaction_logs", validate_default=True)
+    checkpoint_interval_entries: Integer = setting(
+        "Entries between checkpoints.", 10_000, ge=1, le=1_000_000_000
+    )
+    checkpoint_interval_seconds: Integer = setting(
+        "Time between checkpoints.", 300, ge=1, le=86_400
+    )
+    max_log_files: Integer = setting("Most files that are kept.", 10, ge=1, le=10_000)
+    segment_size_mb: Integer = setting(
+        "Size at which a new file is begun.", 16, native=True, ge=1, le=1_024
+    )
+
+
+class Maintenance(Section):
+    """Upkeep of the table."""
+
+    compaction_enabled: Flag = setting("Join small files.", True)
+    compaction_interval_seconds: Integer = setting("Time between runs.", 3_600, ge=1, le=31_536_000)
+    compaction_threshold_mb: Integer = setting(
+        "Files below this size are joined.", 100, ge=1, le=65_536
+    )
+    compaction_target_mb: Integer = setting("Size of joined files.", 512, ge=1, le=65_536)
+    snapshot_expiration_enabled: Flag = setting("Expire old snapshots.", True)
+    snapshot_retention_days: Integer = setting("Age that snapshots reach.", 7, ge=0, le=36_500)
+    orphan_cleanup_enabled: Flag = setting("Remove files that no snapshot names.", True)
+    orphan_retention_days: Integer = setting("Age that such files reach.", 3, ge=0, le=36_500)
+    statistics_enabled: Flag = setting("Keep statistics of the table up to date.", True)
+    statistics_interval_seconds: Integer = setting("Time between runs.", 3_600, ge=1, le=31_536_000)
+
+
+class Monitoring(Section):
+    """Health, metrics, logs. A port of 0 takes any free one."""
+
+    metrics_host: Host = setting("Address of /metrics.", "127.0.0.1", native=True)
+    metrics_port: Integer = setting("Port of /metrics.", 9_090, ge=0, le=65_535)
+    health_host: Host = setting("Address of /health.", "127.0.0.1", native=True)
+    health_port: Integer = setting("Port of /health.", 8_080, ge=0, le=65_535)
+    log_level: Annotated[Literal["trace", "debug", "info", "warn", "error"], AnyCaseLower] = (
+        setting("Least level that is logged.", "info")
+    )
+    log_format: Annotated[Literal["json", "text"], AnyCaseLower] = setting(
+        "JSON lines, or text for people.", "json"
+    )
+
+
+class Rpc(Section):
+    """K2I's local socket for readers."""
+
+    enabled: Flag = setting("Open the socket.", False)
+    socket_path: FilePath = setting("Its path.", "./run/k2i.sock", validate_default=True)
+    read_timeout_ms: Integer = setting("Longest wait of a read.", 1_000, ge=1, le=3_600_000)
+    max_concurrent_scans: Integer = setting("Most scans at once.", 64, ge=1, le=100_000)
+    scan_ttl_seconds: Integer = setting(
+        "Time after which an abandoned scan ends.", 300, ge=1, le=86_400
+    )
+    max_frame_bytes: Integer = setting("Largest frame.", 67_108_864, ge=1, le=2_147_483_647)
+
+
+class PrefectSettings(Section):
+    """How the run is shown in Prefect."""
+
+    enabled: Flag = setting("Track flushes and commits in Prefect.", True, native=True)
+    generation_seconds: Number = setting(
+        "Age at which one flow run hands over to the next.", 3_600.0, native=True, ge=1, le=604_800
+    )
+    generation_task_runs: Integer = setting(
+        "Task runs after which it does.", 2_000, native=True, ge=1, le=1_000_000
+    )
+    claim_timeout_seconds: Number = setting(
+        "Wait for Prefect to begin a call before the call is done without it.",
+        1.0,
+        native=True,
+        ge=0.01,
+        le=60,
+    )
+    artifact_interval_seconds: Number = setting(
+        "Time between two updates of the run's summary.", 60.0, native=True, ge=1, le=86_400
+    )
+    start_server: Flag = setting("Start a local server, UI included.", False, native=True)
+    server_host: Host = setting("Address of that server.", "127.0.0.1", native=True)
+    server_port: Integer = setting("Port of that server.", 4_200, native=True, ge=0, le=65_535)
+
+
+class Run(Section):
+    """Bounds of one run."""
+
+    drain_timeout_seconds: Number = setting(
+        "Longest time that a stop may take.", 30.0, native=True, ge=0.1, le=3_600
+    )
+    retry_budget_seconds: Number = setting(
+        "Time after which a passing fault is final.", 600.0, native=True, ge=0, le=86_400
+    )
+    data_dir: FilePath | None = setting("Folder for what the run keeps.", None, native=True)

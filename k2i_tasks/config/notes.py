@@ -1,0 +1,129 @@
+"""What a configuration asks for that this version does not do, said aloud."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from k2i_tasks.config.keys import all_keys
+from k2i_tasks.config.model import Config
+
+_NO_REGISTRY = "the formats of this version use no schema registry"
+_NO_SOCKET = "the local RPC socket is not served by this version"
+_NO_SCHEDULE = "maintenance is not scheduled by this version"
+#: Keys that are read for K2I's sake and change nothing here, and why.
+UNUSED: dict[str, str] = {
+    "kafka.batch_timeout_ms": "a poll takes what is there and does not wait for more",
+    "kafka.format.schema_registry_url": _NO_REGISTRY,
+    "kafka.format.subject_strategy": _NO_REGISTRY,
+    "kafka.format.message_type": _NO_REGISTRY,
+    "kafka.format.cache_ttl_seconds": _NO_REGISTRY,
+    "kafka.format.latest_on_startup": _NO_REGISTRY,
+    "schema_evolution.on_breaking_change": "a record that does not fit becomes a dead letter",
+    "schema_evolution.schema_update_min_interval_seconds": (
+        "the schema is changed with the commit that needs it"
+    ),
+    "iceberg.catalog_manager.connection_pool_size": "each thread has one connection",
+    "iceberg.catalog_manager.health_check_interval_seconds": (
+        "the catalog's health is that of the last commit"
+    ),
+    "iceberg.catalog_manager.reconnect_backoff_ms": "waits grow by themselves, with jitter",
+    "iceberg.catalog_manager.max_retries": "attempts are bounded by run.retry_budget_seconds",
+    "iceberg.glue.role_arn": "no role is assumed",
+    "iceberg.glue.external_id": "no role is assumed",
+    "iceberg.nessie.api_version": "Nessie is reached over the Iceberg REST protocol",
+    "buffer.ttl_seconds": "rows leave memory when they are committed",
+    "buffer.memory_alignment_bytes": "columns are aligned by Arrow, to 64 bytes",
+    "maintenance.compaction_interval_seconds": _NO_SCHEDULE,
+    "maintenance.compaction_threshold_mb": _NO_SCHEDULE,
+    "maintenance.compaction_target_mb": _NO_SCHEDULE,
+    "maintenance.snapshot_retention_days": _NO_SCHEDULE,
+    "maintenance.orphan_retention_days": _NO_SCHEDULE,
+    "maintenance.statistics_interval_seconds": _NO_SCHEDULE,
+    "rpc.enabled": _NO_SOCKET,
+    "rpc.socket_path": _NO_SOCKET,
+    "rpc.read_timeout_ms": _NO_SOCKET,
+    "rpc.max_concurrent_scans": _NO_SOCKET,
+    "rpc.scan_ttl_seconds": _NO_SOCKET,
+    "rpc.max_frame_bytes": _NO_SOCKET,
+}
+#: Switches that are on when not given: remarked only when a file turns them on by name.
+SCHEDULES = {
+    "compaction_enabled": "compaction",
+    "snapshot_expiration_enabled": "snapshot expiry",
+    "orphan_cleanup_enabled": "removal of orphan files",
+    "statistics_enabled": "statistics",
+}
+
+
+def notes(config: Config) -> list[str]:
+    """One sentence for each thing in `config` that is not honoured, or differs from K2I."""
+    return [
+        *config.load_notes,
+        *_unused(config),
+        *_schedules(config),
+        *_evolution(config),
+        *_login(config),
+        *_exposure(config),
+    ]
+
+
+def _unused(config: Config) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
+    for key in all_keys():
+        if key.dotted not in UNUSED:
+            continue
+        value: Any = config
+        for name in key.path:
+            value = getattr(value, name)
+        if value != key.default:
+            by_reason.setdefault(UNUSED[key.dotted], []).append(key.dotted)
+    for reason, keys in by_reason.items():
+        verb = "is" if len(keys) == 1 else "are"
+        yield f"{', '.join(keys)} {verb} not used: {reason}."
+
+
+def _schedules(config: Config) -> Iterator[str]:
+    given = config.maintenance.model_fields_set
+    wanted = [
+        word for key, word in SCHEDULES.items() if key in given and getattr(config.maintenance, key)
+    ]
+    if wanted:
+        yield f"maintenance: {', '.join(wanted)} will not run: {_NO_SCHEDULE}."
+
+
+def _evolution(config: Config) -> Iterator[str]:
+    if config.schema_evolution.mode == "permissive":
+        yield "schema_evolution.mode permissive does what auto-additive does."
+
+
+def _login(config: Config) -> Iterator[str]:
+    rest, security = config.iceberg.rest, config.kafka.security
+    if rest.credential is not None and rest.credential_type == "none":
+        yield (
+            "iceberg.rest.credential is not sent: iceberg.rest.credential_type is none, as in K2I."
+        )
+    protocol = security.protocol or "PLAINTEXT"
+    if security.sasl_password is not None and not protocol.startswith("SASL_"):
+        yield f"kafka.security.sasl_password is not sent: kafka.security.protocol is {protocol}."
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _exposure(config: Config) -> Iterator[str]:
+    places = {
+        "monitoring.health_host": config.monitoring.health_host,
+        "monitoring.metrics_host": config.monitoring.metrics_host,
+        "prefect.server_host": config.prefect.server_host,
+    }
+    for key, host in places.items():
+        if not _is_loopback(host):
+            yield f"{key}: {host} may be reached from other machines, and asks for no login."
