@@ -1,0 +1,1 @@
+"""The hot buffer: decoded rows that are not yet committed, in Arrow."""

@@ -1,0 +1,90 @@
+"""What every decoder is, and how rows and dead letters are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from k2i_tasks.codecs.metadata import MetadataColumns, metadata_arrays
+from k2i_tasks.errors import DecodeError
+from k2i_tasks.types import DeadLetter, DecodedBatch, RawBatch
+
+#: What one dead letter weighs in memory beside its payload bytes.
+DEAD_LETTER_OVERHEAD_BYTES = 400
+
+
+class Decoder(Protocol):
+    """Turns polled batches into Arrow. Stateful (it learns columns), for one thread."""
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """Payload columns known so far, without metadata columns; None before the first."""
+        ...
+
+    def decode(self, raw: RawBatch) -> DecodedBatch:
+        """One row or one dead letter per record, in record order; never raises for a bad record.
+
+        Must not block: no I/O, no locks.
+        """
+        ...
+
+
+def dead_letter(raw: RawBatch, index: int, error: DecodeError) -> DeadLetter:
+    """Record `index` of `raw`, kept whole, with the reason why it was refused."""
+    return DeadLetter(
+        topic=raw.topic,
+        partition=int(raw.partitions[index]),
+        offset=int(raw.offsets[index]),
+        timestamp_ms=int(raw.timestamps_ms[index]),
+        key=raw.keys[index],
+        value=raw.values[index],
+        headers=raw.headers[index] if raw.headers is not None else None,
+        stage="decode",
+        code=error.code,
+        reason=error.what,
+    )
+
+
+def dead_letter_bytes(letter: DeadLetter) -> int:
+    """Bytes that a dead letter holds in memory, near enough for a bound."""
+    headers = sum(len(name) + len(value or b"") for name, value in letter.headers or ())
+    payload = len(letter.key or b"") + len(letter.value or b"")
+    return payload + headers + len(letter.reason) + DEAD_LETTER_OVERHEAD_BYTES
+
+
+def assemble(
+    raw: RawBatch,
+    payload: Mapping[str, pa.Array | pa.ChunkedArray],
+    payload_schema: pa.Schema,
+    errors: Mapping[int, DecodeError],
+    columns: MetadataColumns,
+) -> DecodedBatch:
+    """The decoded batch: payload columns, then metadata columns, and the dead letters.
+
+    Args:
+        raw: the polled batch of n records.
+        payload: per payload column n - len(errors) values, in record order.
+        payload_schema: the payload columns, in order.
+        errors: record index -> why it is a dead letter.
+        columns: names of the metadata columns.
+    """
+    kept = None
+    if errors:
+        mask = np.ones(len(raw), dtype=bool)
+        mask[list(errors)] = False
+        kept = np.flatnonzero(mask).astype(np.int64)
+    metadata = metadata_arrays(raw, columns, kept)
+    schema = pa.schema([*payload_schema, *columns.schema()])
+    arrays = [payload[field.name] for field in payload_schema]
+    table = pa.Table.from_arrays([*arrays, *metadata], schema=schema)
+    letters = tuple(dead_letter(raw, index, errors[index]) for index in sorted(errors))
+    return DecodedBatch(
+        table=table,
+        dead_letters=letters,
+        ranges=raw.ranges,
+        nbytes=int(table.nbytes) + sum(map(dead_letter_bytes, letters)),
+        newest_timestamp_ms=int(raw.timestamps_ms.max()) if len(raw) else -1,
+    )

@@ -1,0 +1,189 @@
+"""How the known columns grow by what was seen: additions only, nested ones too.
+
+The learned schema is wider than the table's: a place where only nulls (or empty lists) were seen
+is remembered as type null (or list of null), so that the reader expects it; it becomes a
+column with the first value that has a type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from k2i_tasks.codecs.infer import JSON_TEXT_METADATA, Shape, is_json_text
+
+ELEMENT = "element"
+_EMPTY: Mapping[str, Shape] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaLimits:
+    """Bounds of a learned schema.
+
+    Args:
+        columns: fields in all, nested ones and list elements included.
+        depth: levels of nesting; what lies deeper is held as JSON text.
+        name_chars: longest field name.
+    """
+
+    columns: int = 1000
+    depth: int = 20
+    name_chars: int = 256
+
+
+def typed_schema(learned: pa.Schema) -> pa.Schema:
+    """The part of a learned schema that has types: the table's columns."""
+    return pa.schema([typed for field in learned if (typed := typed_field(field)) is not None])
+
+
+def typed_field(field: pa.Field) -> pa.Field | None:
+    """A learned field without the places whose type is not known yet; None if nothing is left."""
+    kind = field.type
+    if pa.types.is_null(kind):
+        return None
+    if pa.types.is_list(kind):
+        element = typed_field(kind.value_field)
+        return None if element is None else field.with_type(pa.list_(element))
+    if pa.types.is_struct(kind):
+        members = [typed for member in kind if (typed := typed_field(member)) is not None]
+        return field.with_type(pa.struct(members)) if members else None
+    return field
+
+
+def count_fields(fields: Iterable[pa.Field]) -> int:
+    """Number of fields, nested ones and list elements included."""
+    return sum(1 + count_fields(_children(field)) for field in fields)
+
+
+def name_refusal(name: str, path: str, taken: Iterable[str], limits: SchemaLimits) -> str | None:
+    """Why a new field may not be called `name`; None if it may.
+
+    Args:
+        name: the member's name.
+        path: its full lower-case dotted path.
+        taken: lower-case dotted paths of all columns.
+    """
+    if not name:
+        return "an empty name"
+    if len(name) > limits.name_chars:
+        return f"a name of more than {limits.name_chars} characters"
+    if path in taken:
+        return "a name that another column has (case is ignored)"
+    return None
+
+
+def column_paths(fields: Iterable[pa.Field], parent: str = "") -> set[str]:
+    """Lower-case dotted paths of all fields; a table knows its columns by them."""
+    paths: set[str] = set()
+    for field in fields:
+        path = f"{parent}{field.name.lower()}"
+        paths.add(path)
+        paths |= column_paths(_children(field), f"{path}.")
+    return paths
+
+
+def grow(
+    learned: pa.Schema, seen: Shape, reserved: frozenset[str], limits: SchemaLimits
+) -> pa.Schema:
+    """`learned` with additions for what `seen` holds more; equal to `learned` if nothing fits.
+
+    Args:
+        learned: the learned schema.
+        seen: shape of whole documents.
+        reserved: lower-case top-level names that belong to metadata columns.
+        limits: bounds of the result.
+    """
+    growth = _Growth(column_paths(learned) | reserved, count_fields(learned), limits)
+    return pa.schema(growth.members(list(learned), seen.fields or _EMPTY, "", 1))
+
+
+class _Growth:
+    """One growth step: knows the paths that are taken and counts the fields."""
+
+    def __init__(self, paths: set[str], count: int, limits: SchemaLimits) -> None:
+        self._paths = paths
+        self._count = count
+        self._limits = limits
+
+    def members(
+        self, present: list[pa.Field], seen: Mapping[str, Shape], parent: str, depth: int
+    ) -> list[pa.Field]:
+        """Members of a struct: present ones grown, then those that got their type now, then new."""
+        kept: list[pa.Field] = []
+        late: list[pa.Field] = []
+        for field in present:
+            shape = seen.get(field.name)
+            if shape is None:
+                kept.append(field)
+                continue
+            grown = self._grown(field, shape, f"{parent}{field.name.lower()}", depth)
+            newly = typed_field(field) is None and typed_field(grown) is not None
+            (late if newly else kept).append(grown)
+        names = {field.name for field in present}
+        for name, shape in seen.items():
+            path = f"{parent}{name.lower()}"
+            if name in names or self._refuses(name, path):
+                continue
+            late.append(self._new(name, shape, path, depth))
+        return kept + late
+
+    def _refuses(self, name: str, path: str) -> bool:
+        full = self._count >= self._limits.columns
+        return full or name_refusal(name, path, self._paths, self._limits) is not None
+
+    def _grown(self, field: pa.Field, shape: Shape, path: str, depth: int) -> pa.Field:
+        kind = field.type
+        if pa.types.is_null(kind):
+            return self._typed(field.name, shape, path, depth)
+        if pa.types.is_list(kind) and shape.items is not None:
+            inner = f"{path}.{ELEMENT}"
+            element = self._grown(kind.value_field, shape.items, inner, depth + 1)
+            return _list_of(field, element)
+        if pa.types.is_struct(kind) and shape.fields is not None:
+            members = self.members(list(kind), shape.fields, f"{path}.", depth + 1)
+            return field.with_type(pa.struct(members))
+        return field
+
+    def _new(self, name: str, shape: Shape, path: str, depth: int) -> pa.Field:
+        self._paths.add(path)
+        self._count += 1
+        return self._typed(name, shape, path, depth)
+
+    def _typed(self, name: str, shape: Shape, path: str, depth: int) -> pa.Field:
+        """A field that holds all of `shape`: typed if one type can, else as JSON text."""
+        if shape.kinds == 0:
+            return pa.field(name, pa.null())
+        text = pa.field(name, pa.string(), metadata=JSON_TEXT_METADATA)
+        nested = shape.items is not None or shape.fields is not None
+        if shape.kinds > 1 or (nested and depth >= self._limits.depth):
+            return text
+        if shape.items is not None:
+            element = self._new(ELEMENT, shape.items, f"{path}.{ELEMENT}", depth + 1)
+            return _list_of(pa.field(name, pa.null()), element)
+        if shape.fields is not None:
+            members = self.members([], shape.fields, f"{path}.", depth + 1)
+            whole = pa.field(name, pa.struct(members))
+            return text if typed_field(whole) is None else whole
+        kind = shape.scalar_type()
+        return text if kind is None else pa.field(name, kind)
+
+
+def _list_of(field: pa.Field, element: pa.Field) -> pa.Field:
+    # Iceberg keeps a doc for a field, none for a list's element: there the mark "JSON text" would
+    # be lost, so the whole list is held as JSON text.
+    if is_json_text(element):
+        return pa.field(field.name, pa.string(), metadata=JSON_TEXT_METADATA)
+    return field.with_type(pa.list_(element))
+
+
+def _children(field: pa.Field) -> list[pa.Field]:
+    kind = field.type
+    if pa.types.is_struct(kind):
+        return list(kind)
+    if pa.types.is_list(kind):
+        return [kind.value_field.with_name(ELEMENT)]
+    if pa.types.is_map(kind):
+        return [kind.key_field.with_name("key"), kind.item_field.with_name("value")]
+    return []

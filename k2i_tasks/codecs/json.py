@@ -1,0 +1,93 @@
+"""Typed JSON: a vectorised fast path, and an exact path for the records it refuses.
+
+The exact path decides what is right; the fast path either gives the same values or refuses.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from k2i_tasks.codecs.base import assemble
+from k2i_tasks.codecs.growth import SchemaLimits
+from k2i_tasks.codecs.json_columns import LearnedColumns
+from k2i_tasks.codecs.json_page import Page
+from k2i_tasks.codecs.json_reading import PART_RECORDS_MAX, Piece, Reading
+from k2i_tasks.codecs.metadata import MetadataColumns
+from k2i_tasks.codecs.wire import conform
+from k2i_tasks.types import DecodedBatch, RawBatch
+
+#: More pieces than this are copied into one: small chunks are slow to write.
+CHUNKS_MAX = 8
+
+
+class JsonDecoder:
+    """One JSON object per message, one column per member.
+
+    Args:
+        columns: names of the metadata columns.
+        table_schema: columns of the table, None when it does not exist.
+        max_message_bytes: a longer payload is a dead letter.
+        mode: "manual" adds no columns (but creates them once where there is no table).
+        limits: bounds of the learned schema.
+
+    Raises:
+        SchemaConflictError: a required column of the table has a type that JSON has no form for.
+    """
+
+    def __init__(
+        self,
+        columns: MetadataColumns,
+        table_schema: pa.Schema | None,
+        *,
+        max_message_bytes: int,
+        mode: str,
+        limits: SchemaLimits | None = None,
+    ) -> None:
+        self._metadata = columns
+        self._max_message_bytes = max_message_bytes
+        self._part_records = PART_RECORDS_MAX
+        self._columns = LearnedColumns(
+            columns,
+            table_schema,
+            max_message_bytes=max_message_bytes,
+            mode=mode,
+            limits=limits or SchemaLimits(),
+        )
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """Payload columns known so far, in first-seen order; None before the first."""
+        typed = self._columns.plan.typed
+        return typed if len(typed) else None
+
+    def decode(self, raw: RawBatch) -> DecodedBatch:
+        """One row or one dead letter per record; must not block; never raises for a bad record."""
+        page = Page(raw.values, self._max_message_bytes)
+        self._columns.create(page)
+        reading = Reading(self._columns, page, part_records=self._part_records)
+        pieces, errors = reading.run()
+        self._part_records = reading.part_records
+        typed = self._columns.plan.typed
+        payload = {field.name: _joined(pieces, field) for field in typed}
+        return assemble(raw, payload, typed, page.errors | errors, self._metadata)
+
+
+def _widened(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """A column of an earlier schema as it is now."""
+    if array.type == wanted:
+        return array
+    # Lists and structs cannot be rebuilt from a slice: copied first.
+    return conform(array.take(pa.array(range(len(array)))) if array.offset else array, wanted)
+
+
+def _joined(pieces: list[Piece], field: pa.Field) -> pa.ChunkedArray:
+    """One column over all pieces, those from before it was known filled with nulls."""
+    parts = [
+        _widened(piece.columns[field.name], field.type)
+        if field.name in piece.columns
+        else pa.nulls(piece.rows, field.type)
+        for piece in pieces
+    ]
+    if len(parts) > CHUNKS_MAX:
+        parts = [pa.concat_arrays(parts)]
+    return pa.chunked_array(parts, type=field.type)

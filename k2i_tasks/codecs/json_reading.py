@@ -1,0 +1,188 @@
+"""One walk over a page of JSON: fast where that works, exact where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from k2i_tasks.codecs.json_columns import LearnedColumns
+from k2i_tasks.codecs.json_page import Page
+from k2i_tasks.codecs.json_rows import MisfitError, Unlisted
+from k2i_tasks.codecs.wire import RefusedError, conform, doubtful_rows
+from k2i_tasks.errors import DecodeError
+
+#: A refused part of this size is decoded record by record; a larger one is halved.
+LEAF_RECORDS = 16
+#: Records that may hold the literal that was refused; with more of them halving is cheaper.
+SUSPECTS_MAX = 8
+#: Size of one fast reading: halved after a refusal, doubled after a clean one.
+PART_RECORDS_MIN = 512
+PART_RECORDS_MAX = 4096
+PART_BYTES_MAX = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows in record order: columns by name, perhaps of an earlier, narrower schema."""
+
+    rows: int
+    columns: dict[str, pa.Array]
+
+
+class Reading:
+    """Decodes one page, once.
+
+    Args:
+        columns: the columns to read for; it learns on the way.
+        page: the payloads.
+        part_records: size of the first fast reading.
+
+    Attributes:
+        part_records: size of the next fast reading, adapted to how often they are refused.
+    """
+
+    def __init__(self, columns: LearnedColumns, page: Page, *, part_records: int) -> None:
+        self._columns = columns
+        self._page = page
+        self.part_records = part_records
+        self._pieces: list[Piece] = []
+        self._errors: dict[int, DecodeError] = {}
+
+    def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
+        """Pieces in record order, and record index -> reason for the dead letters."""
+        at = 0
+        while at < len(self._page):
+            end = self._page.end_of(at, self.part_records, PART_BYTES_MAX)
+            refusals = self._part(at, end)
+            size = self.part_records // 2 if refusals else self.part_records * 2
+            self.part_records = min(max(size, PART_RECORDS_MIN), PART_RECORDS_MAX)
+            at = end
+        return self._pieces, self._errors
+
+    def _part(self, start: int, end: int) -> int:
+        """Decode payloads [start, end); returns the number of refusals met."""
+        budget = 8 + (end - start) // 64
+        refusals = 0
+        waiting = [(start, end, False)]
+        while waiting:
+            low, high, exactly = waiting.pop()
+            if exactly or refusals > budget:
+                self._exact(low, high)
+                continue
+            try:
+                self._fast(low, high)
+            except RefusedError as refused:
+                refusals += 1
+                waiting += reversed(self._split(low, high, refused))
+        return refusals
+
+    def _split(self, low: int, high: int, refused: RefusedError) -> list[tuple[int, int, bool]]:
+        """How to go on with a refused part: around the culprits if known, else in halves.
+
+        Returns:
+            Parts (start, end, whether record by record), in order.
+        """
+        places: list[int] = []
+        if refused.row is not None:
+            places = [low + refused.row]
+        elif refused.literal:
+            places = self._page.find(refused.literal, low, high, SUSPECTS_MAX)
+        if not places and high - low <= LEAF_RECORDS:
+            return [(low, high, True)]
+        if not places:
+            middle = (low + high) // 2
+            return [(low, middle, False), (middle, high, False)]
+        parts = []
+        for place in places:
+            parts += [(low, place, False), (place, place + 1, True)]
+            low = place + 1
+        return [part for part in [*parts, (low, high, False)] if part[0] < part[1]]
+
+    def _fast(self, low: int, high: int) -> None:
+        plan = self._columns.plan
+        table = self._page.read(low, high, plan.fast)
+        wires = {
+            name: _whole(column)
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+        doubtful = doubtful_rows(wires, plan.learned, texts=False)
+        columns = None if len(doubtful) else _conformed(wires, plan.learned)
+        if columns is not None:
+            self._pieces.append(Piece(high - low, columns))
+            return
+        doubtful = np.union1d(doubtful, doubtful_rows(wires, plan.learned, texts=True))
+        if len(doubtful) > (high - low) // 4:
+            self._exact(low, high)
+            return
+        sound = pa.array(np.setdiff1d(np.arange(high - low), doubtful))
+        columns = _conformed({name: wires[name].take(sound) for name in wires}, plan.learned)
+        if columns is None:
+            raise RefusedError
+        self._interleave(low, high, doubtful.tolist(), columns)
+
+    def _interleave(
+        self, low: int, high: int, doubtful: list[int], columns: dict[str, pa.Array]
+    ) -> None:
+        """Sound rows of [low, high) as they are, the doubtful ones exactly, in record order."""
+        done = 0
+        for skipped, row in enumerate([*doubtful, high - low]):
+            # `columns` has no doubtful rows: row r of the part is row r - skipped of them.
+            end = row - skipped
+            if end > done:
+                part = {name: array.slice(done, end - done) for name, array in columns.items()}
+                self._pieces.append(Piece(end - done, part))
+                done = end
+            if row < high - low:
+                self._exact(low + row, low + row + 1)
+
+    def _exact(self, low: int, high: int) -> None:
+        rows: list[dict[str, Any]] = []
+        for place in range(low, high):
+            try:
+                rows.append(self._row(self._page.payload(place)))
+            except DecodeError as error:
+                self._errors[int(self._page.records[place])] = error
+        if not rows:
+            return
+        plan = self._columns.plan
+        wires = {
+            wire.name: pa.array([row.get(wire.name) for row in rows], type=wire.type)
+            for wire in plan.exact
+        }
+        columns = _conformed(wires, plan.learned)
+        # Every text was read by the same parser when its row was read.
+        assert columns is not None, "a column refused a value that its reader accepted"
+        self._pieces.append(Piece(len(rows), columns))
+
+    def _row(self, payload: bytes) -> dict[str, Any]:
+        document = self._columns.parse(payload)
+        unlisted: list[Unlisted] = []
+        try:
+            row = self._columns.plan.reader(document, unlisted)
+            if unlisted and self._columns.add(self._page, document, unlisted):
+                unlisted.clear()
+                row = self._columns.plan.reader(document, unlisted)
+        except MisfitError as misfit:
+            raise misfit.decode_error() from None
+        if refusal := self._columns.refusal(unlisted):
+            raise refusal
+        return dict(row)
+
+
+def _conformed(wires: Mapping[str, pa.Array], learned: pa.Schema) -> dict[str, pa.Array] | None:
+    """Wire columns as the learned ones; None if a text is not of its column's type.
+
+    To the learned types, not the table's: an empty list of no type may get one in this batch.
+    """
+    try:
+        return {field.name: conform(wires[field.name], field.type) for field in learned}
+    except RefusedError:
+        return None
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
