@@ -1,0 +1,1 @@
+"""Everything that speaks to Kafka. The only package that imports `confluent_kafka`."""
