@@ -1,0 +1,1 @@
+"""Catalogs, schemas, data files, commits: the only importer of PyIceberg."""

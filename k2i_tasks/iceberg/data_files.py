@@ -1,0 +1,195 @@
+"""Data files for a commit: Iceberg's entry for a file that lies there, made from its footer."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import (
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+    pyarrow_to_schema,
+)
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.table import Table
+
+from k2i_tasks.errors import Component, IntegrityError
+from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.files import remove
+from k2i_tasks.iceberg.split import partition_record
+from k2i_tasks.types import StagedFile
+
+#: Key in the footer that tells which sort order the rows are in.
+SORT_ORDER_KEY = b"k2i.sort-order-id"
+#: Key in the footer that tells which batch the rows are of.
+BATCH_KEY = b"k2i.batch-id"
+_FOOTERS_MAX = 1024
+
+
+class Footers:
+    """Footers of files written by this process, so that a commit does not read them back.
+
+    Bounded; the oldest go first. Thread-safe.
+    """
+
+    def __init__(self, most: int = _FOOTERS_MAX) -> None:
+        self._most = most
+        self._found: OrderedDict[str, pq.FileMetaData] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, path: str, footer: pq.FileMetaData) -> None:
+        with self._lock:
+            self._found[path] = footer
+            while len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+    def find(self, path: str) -> pq.FileMetaData | None:
+        with self._lock:
+            return self._found.get(path)
+
+    def forget(self, path: str) -> None:
+        with self._lock:
+            self._found.pop(path, None)
+
+
+FRESH = Footers()
+
+
+def data_file(table: Table, staged: StagedFile, footer: pq.FileMetaData | None = None) -> DataFile:
+    """Iceberg's entry for a staged file: statistics, bounds, partition, sort order.
+
+    The same for a file just written and for one that an earlier process left. May block.
+
+    Args:
+        table: as loaded for the commit.
+        staged: the file.
+        footer: its Parquet footer; else the one kept from writing, else it is read.
+
+    Raises:
+        IntegrityError: the file is not there, or is not the one that was staged.
+        TransientError: the store is away.
+    """
+    spec = table.specs().get(staged.spec_id)
+    if spec is None:
+        raise _damaged(staged, f"was staged for partition spec {staged.spec_id}, which is gone")
+    footer = footer or FRESH.find(staged.path) or read_footer(table.io, staged)
+    if footer.num_rows != staged.rows:
+        raise _damaged(staged, f"holds {footer.num_rows} rows, staged were {staged.rows}")
+    # By the file's own schema: the table's may have changed since the file was written.
+    schema = pyarrow_to_schema(footer.schema.to_arrow_schema())
+    statistics = data_file_statistics_from_parquet_metadata(
+        footer,
+        stats_columns=compute_statistics_plan(schema, table.metadata.properties),
+        parquet_column_mapping=parquet_path_to_id_mapping(schema),
+    )
+    order = (footer.metadata or {}).get(SORT_ORDER_KEY)
+    found = DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=staged.path,
+        file_format=FileFormat.PARQUET,
+        partition=partition_record(spec, spec.partition_type(table.schema()), staged.partition),
+        file_size_in_bytes=staged.size_bytes,
+        sort_order_id=int(order) if order is not None else None,
+        equality_ids=None,
+        key_metadata=None,
+        **statistics.to_serialized_dict(),
+    )
+    found.spec_id = staged.spec_id
+    return found
+
+
+def read_footer(io: FileIO, staged: StagedFile) -> pq.FileMetaData:
+    """The footer of a staged file, read from storage. May block.
+
+    Raises:
+        IntegrityError: the file is not there, has another size, or is no Parquet file.
+    """
+    try:
+        with translated(f"reading {staged.path}"):
+            file = io.new_input(staged.path)
+            size = len(file)
+            if size != staged.size_bytes:
+                raise _damaged(staged, f"has {size} bytes, staged were {staged.size_bytes}")
+            with file.open() as stream:
+                return pq.read_metadata(stream)
+    except Exception as error:
+        cause = error.__cause__
+        if isinstance(cause, FileNotFoundError):
+            raise _damaged(staged, "is not there any more") from cause
+        if isinstance(cause, pa.ArrowInvalid):
+            raise _damaged(staged, "is not a readable Parquet file") from cause
+        raise
+
+
+def why_unusable(table: Table, staged: Iterable[StagedFile]) -> str:
+    """Why staged files can no longer be committed to `table`, one sentence; empty if they can.
+
+    Reads the footer of each. May block.
+
+    Raises:
+        TransientError: the store is away.
+    """
+    spec_id = table.metadata.default_spec_id
+    for file in staged:
+        if file.spec_id != spec_id:
+            return (
+                f"{file.path} was written with partition spec {file.spec_id}, now it is {spec_id}."
+            )
+        try:
+            read_footer(table.io, file)
+        except IntegrityError as error:
+            return str(error)
+    return ""
+
+
+def _damaged(staged: StagedFile, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"Staged file {staged.path} {what}.",
+        component=Component.STORAGE,
+        remedy="Move the write-ahead log folder away and restart: its rows are read from Kafka "
+        "again.",
+    )
+
+
+def read_staged(table: Table, staged: StagedFile) -> pa.Table:
+    """The rows of a staged file, with the columns that it was written with. May block.
+
+    Raises:
+        IntegrityError: the file is not there, or is not the one that was staged.
+    """
+    read_footer(table.io, staged)
+    with translated(f"reading {staged.path}"), table.io.new_input(staged.path).open() as stream:
+        rows = pq.ParquetFile(stream).read()
+    return rows.cast(pa.schema([_bare(field) for field in rows.schema]))
+
+
+def _bare(field: pa.Field) -> pa.Field:
+    return pa.field(field.name, _bare_type(field.type), field.nullable)
+
+
+def _bare_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([_bare(kind.field(i)) for i in range(kind.num_fields)])
+    if pa.types.is_list(kind):
+        return pa.list_(_bare(kind.value_field))
+    if pa.types.is_map(kind):
+        return pa.map_(_bare(kind.key_field), _bare(kind.item_field))
+    return kind
+
+
+def discard(io: FileIO, staged: Iterable[StagedFile]) -> None:
+    """Deletes files that no table refers to; those that are gone already do no harm. May block.
+
+    Raises:
+        ServiceError: the store refused.
+        TransientError: the store is away.
+    """
+    for file in staged:
+        FRESH.forget(file.path)
+        with translated(f"deleting {file.path}"):
+            remove(io, file.path)

@@ -1,0 +1,114 @@
+"""Files of a warehouse: through PyIceberg's file access, and on a local disk made to last.
+
+PyIceberg never syncs local files, so after a power cut a catalog could name metadata that the disk
+does not hold. Here each local file and the folders made for it are synced before anyone is told.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
+
+#: For PyIceberg's property `py-io-impl`.
+DURABLE_FILE_IO = "k2i_tasks.iceberg.files.DurableFileIO"
+
+
+def local_path(location: str) -> Path | None:
+    """The path that `location` names on this machine; None for object stores."""
+    scheme, _, path = PyArrowFileIO.parse_location(location)
+    return Path(path) if scheme == "file" else None
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and its parents, and syncs what was made. May block; idempotent."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for made in reversed(missing):
+        made.mkdir(exist_ok=True)
+        _sync(made.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Returns once `path` and its entry in the folder are on the disk. May block."""
+    _sync(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DurableFileIO(PyArrowFileIO):
+    """PyArrow's file access, whose local files are on the disk once they are closed."""
+
+    def new_output(self, location: str) -> PyArrowFile:
+        path = local_path(location)
+        if path is None:
+            return super().new_output(location)
+        found = super().new_output(location)
+        return _DurableFile(location, found._path, found._filesystem)
+
+
+class _DurableFile(PyArrowFile):
+    def create(self, overwrite: bool = False) -> _DurableStream:
+        path = Path(self._path)
+        make_folder(path.parent)
+        return _DurableStream(super().create(overwrite), path)
+
+
+class _DurableStream:
+    """The few methods of an output stream that PyIceberg uses; `close` syncs."""
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream = stream
+        self._path = path
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._stream.closed)
+
+    def write(self, data: bytes) -> int:
+        return int(self._stream.write(data))
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+            sync_file(self._path)
+
+    def __enter__(self) -> _DurableStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def remove(io: FileIO, location: str) -> bool:
+    """Deletes one file; whether it was there. May block; idempotent.
+
+    Raises:
+        OSError: the store refused or is away.
+    """
+    try:
+        io.delete(location)
+    except FileNotFoundError:
+        return False
+    return True
