@@ -1,0 +1,1 @@
+"""Whether the committed table is the topic: positions, gaps, values."""
