@@ -1,0 +1,1 @@
+"""What a running ingestion shows to probes and scrapers over HTTP."""
