@@ -1,0 +1,161 @@
+"""What comes in: polls, decodes, and keeps the figures of it. Used by the runner's thread."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+
+import numpy as np
+import pyarrow as pa
+
+from k2i_tasks.errors import Component, IntegrityError
+from k2i_tasks.operations import Operations, Origin
+from k2i_tasks.ports import Decoder, Meter, Source
+from k2i_tasks.progress import Progress
+from k2i_tasks.types import DecodedBatch, Ranges, RawBatch, describe_ranges
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Turns what the source gives into batches that follow one another without a hole.
+
+    Args:
+        source: where records come from.
+        operations: keeps gaps in the log.
+        meter, progress: told what came in.
+    """
+
+    def __init__(
+        self, source: Source, operations: Operations, meter: Meter, progress: Progress
+    ) -> None:
+        self._source = source
+        self._operations = operations
+        self._meter = meter
+        self._progress = progress
+        #: Set before the first poll; another one when the table turns out to be another.
+        self.decoder: Decoder
+        #: Bytes of the next record, if it did not fit the last time; else 0.
+        self.lacking = 0
+        #: Polled, not yet given: in order.
+        self._held: deque[RawBatch | DecodedBatch] = deque()
+
+    def forget(self) -> None:
+        """What was polled and not given yet is not ours any more, or is read again."""
+        self._held.clear()
+
+    def poll(
+        self, max_records: int, timeout_seconds: float, *, room_bytes: int, empty: bool
+    ) -> list[DecodedBatch]:
+        """The next batches, in order, as far as they fit. May block for the time-out.
+
+        What does not fit is kept and comes first the next time; until then nothing is polled.
+
+        Args:
+            max_records: most records to poll.
+            timeout_seconds: longest wait.
+            room_bytes: Arrow bytes that the batches may have, all together.
+            empty: whether the buffer is, so that one record is given whatever its size.
+
+        Raises:
+            K2IError: the source cannot be read on.
+        """
+        self.lacking = 0
+        if not self._held:
+            self._hold(max_records, timeout_seconds)
+        given: list[DecodedBatch] = []
+        while self._held:
+            held = self._held.popleft()
+            if isinstance(held, DecodedBatch):
+                given.append(held)
+                continue
+            decoded = self._fitting(held, room_bytes, alone=empty and not given)
+            if decoded is None:
+                break
+            given.append(decoded)
+            room_bytes -= decoded.nbytes
+        return given
+
+    def keep_alive(self, timeout_seconds: float) -> None:
+        """Polls while consumption is paused, so that the client lives. Blocks for the time-out."""
+        self._hold(1, timeout_seconds)
+
+    def _hold(self, max_records: int, timeout_seconds: float) -> None:
+        raw = self._source.poll(max_records, timeout_seconds)
+        lost = self._source.gaps()
+        if lost:
+            self._held.append(self.skip(lost))
+        if raw is not None and raw.ranges:
+            self._held.append(raw)
+
+    def _fitting(self, raw: RawBatch, room_bytes: int, *, alone: bool) -> DecodedBatch | None:
+        """As much of `raw` as fits, decoded; the rest is held. None when not one record fits."""
+        while True:
+            decoded = self.decoder.decode(raw)
+            fits = decoded.nbytes <= room_bytes
+            if fits or (alone and len(raw) == 1):
+                return self._accepted(raw, decoded)
+            if len(raw) == 1:
+                self._held.appendleft(raw)
+                self.lacking = decoded.nbytes
+                return None
+            # As records are much alike, nine tenths of what would fit do.
+            share = int(0.9 * len(raw) * room_bytes / decoded.nbytes)
+            raw, rest = raw.split(min(max(share, 1), len(raw) - 1))
+            self._held.appendleft(rest)
+
+    def look(self, *, advance: bool) -> list[DecodedBatch]:
+        """Takes in lag and complaints. Does not block.
+
+        Args:
+            advance: whether to give positions that moved without a record, too.
+
+        Raises:
+            K2IError: the source cannot be read on.
+        """
+        self._progress.lag = dict(self._source.lag())
+        for note in self._source.errors():
+            self._progress.note_once(note)
+        # What is held stands before whatever positions have moved to since.
+        moved = self._source.advance() if advance and not self._held else {}
+        return [self._without_records(moved)] if moved else []
+
+    def skip(self, lost: Ranges) -> DecodedBatch:
+        """Reports what Kafka no longer has, as the operator accepts; passes it as positions.
+
+        May block on the log's disk.
+        """
+        what = f"gone from Kafka before they were read, and skipped: {describe_ranges(lost)}"
+        log.error('Records are %s (partition:[first,next)); kafka.on_gap = "continue".', what)
+        self._progress.note(Component.KAFKA.value, f"Records are {what}.")
+        self._meter.on_error(Component.KAFKA.value)
+        self._operations.pass_gap(lost)
+        return self._without_records(lost)
+
+    def no_records(self, origin: Origin) -> DecodedBatch:
+        """A batch of no records: what it decodes to has the columns."""
+        none = np.empty(0, np.int64)
+        return self.decoder.decode(
+            RawBatch(origin.topic, none.astype(np.int32), none, none, (), (), None, {}, 0)
+        )
+
+    def _accepted(self, raw: RawBatch, decoded: DecodedBatch) -> DecodedBatch:
+        if decoded.records != len(raw):
+            raise IntegrityError(
+                f"{len(raw)} records were decoded to {decoded.records} rows and dead letters.",
+                remedy="Nothing of this batch was committed; report this with the log.",
+            )
+        if len(raw):
+            codes = Counter(letter.code for letter in decoded.dead_letters)
+            self._meter.on_batch(len(raw), raw.payload_bytes, codes)
+            self._progress.consumed(len(raw), len(decoded.dead_letters))
+        self._move(raw.ranges)
+        return decoded
+
+    def _without_records(self, ranges: Ranges) -> DecodedBatch:
+        self._move(ranges)
+        return DecodedBatch(pa.table({}), (), ranges, 0, -1)
+
+    def _move(self, ranges: Ranges) -> None:
+        for tp, span in ranges.items():
+            self._progress.positions[tp] = span.end

@@ -1,0 +1,117 @@
+"""What a run works with and how it behaves: protocols of its parts, and its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from k2i_tasks.calls import RetryPolicy, Tracker
+from k2i_tasks.engine.triggers import Limits
+from k2i_tasks.iceberg.state import SinkState
+from k2i_tasks.types import (
+    DecodedBatch,
+    ErrorNote,
+    Offsets,
+    Ranges,
+    RawBatch,
+    Status,
+    TableCommit,
+    TopicPartition,
+)
+
+
+class Topic(Protocol):
+    """A topic as Kafka identifies it; ids are None where the broker gives none."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def topic_id(self) -> str | None: ...
+    @property
+    def cluster_id(self) -> str | None: ...
+
+
+class Source(Protocol):
+    """Where records come from. Used by the runner's thread.
+
+    `confirm` is used by the thread that flushes, `commit_offsets` by the one that commits.
+    """
+
+    @property
+    def rebalanced(self) -> bool: ...
+    def inspect(self, timeout_seconds: float) -> Topic: ...
+    def given(self) -> frozenset[TopicPartition] | None: ...
+    def assign(self, offsets: Offsets) -> None: ...
+    def poll(self, max_records: int, timeout_seconds: float) -> RawBatch | None: ...
+    def advance(self) -> Ranges: ...
+    def gaps(self) -> Ranges: ...
+    def confirm(self) -> None: ...
+    def new_partitions(self) -> Offsets: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def lag(self) -> Mapping[TopicPartition, int]: ...
+    def errors(self) -> tuple[ErrorNote, ...]: ...
+    def commit_offsets(self, offsets: Offsets) -> None: ...
+    def close(self) -> None: ...
+
+
+class StartRule(Protocol):
+    """Where reading starts. Pure; either raises where the table and Kafka contradict each other."""
+
+    def offsets(self, topic: Any, state: SinkState | None) -> Offsets:
+        """Next offsets to read, given the topic as inspected and what the table records."""
+        ...
+
+    def lost(self, topic: Any, offsets: Offsets) -> Ranges:
+        """What Kafka no longer has from `offsets` on, if the operator accepts that."""
+        ...
+
+
+class Decoder(Protocol):
+    """Turns polled batches into Arrow; never fails for a bad record."""
+
+    @property
+    def schema(self) -> pa.Schema | None: ...
+    def decode(self, raw: RawBatch) -> DecodedBatch: ...
+
+
+class Meter(Protocol):
+    """Counts for the metrics page."""
+
+    def on_batch(
+        self, records: int, payload_bytes: int, dead_letter_codes: Mapping[str, int]
+    ) -> None: ...
+    def on_flush(self, reason: str, rows: int, size_bytes: int, seconds: float) -> None: ...
+    def on_commit(self, commit: TableCommit, seal_to_commit_seconds: float) -> None: ...
+    def on_error(self, component: str) -> None: ...
+    def on_pause(self) -> None: ...
+    def on_rebalance(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one run behaves.
+
+    Args:
+        limits: the engine's bounds.
+        retry: when flushes and commits are tried again.
+        drain_seconds: longest that a drain may take.
+        records_max: records after which the run drains by itself; None for no end.
+        connect_seconds: longest wait for the broker at the start.
+        rebalance_seconds: in a group, longest wait for partitions after losing some to another
+            member.
+    """
+
+    limits: Limits
+    retry: RetryPolicy
+    drain_seconds: float = 30.0
+    records_max: int | None = None
+    connect_seconds: float = 15.0
+    rebalance_seconds: float = 60.0
+
+
+#: (status, request_drain) -> what runs flushes and commits.
+TrackerFactory = Callable[[Callable[[], Status], Callable[[str], None]], Tracker]

@@ -1,0 +1,194 @@
+"""Counts of one run, written by its thread and read by any: what `Status` is made of."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from k2i_tasks.clock import Clock
+from k2i_tasks.types import (
+    ComponentHealth,
+    ErrorNote,
+    Health,
+    Offsets,
+    RunState,
+    Status,
+    TableCommit,
+    TopicPartition,
+)
+
+#: Errors younger than this make their component degraded, in seconds.
+RECENT_SECONDS = 30.0
+#: Rates are taken over this many seconds.
+RATE_SECONDS = 5.0
+_ERRORS_KEPT = 20
+_SAMPLES_KEPT = 10_000
+#: Component of an error -> component of K2I's health page.
+_PAGE = {
+    "kafka": "kafka",
+    "iceberg": "iceberg",
+    "catalog": "catalog",
+    "schema": "schema",
+    "storage": "iceberg",
+    "txlog": "txlog",
+}
+
+
+class Progress:
+    """Plain attributes, each replaced or added to by one thread; readers copy.
+
+    Args:
+        topic, table: names, for people.
+        buffer_bytes_max: the buffer's bound.
+        clock: time.
+    """
+
+    def __init__(self, topic: str, table: str, buffer_bytes_max: int, clock: Clock) -> None:
+        self._clock = clock
+        self.topic = topic
+        self.table = table
+        self.buffer_bytes_max = buffer_bytes_max
+        self.started_at = clock.unix()
+        self.state = RunState.STARTING
+        self.epoch = 0
+        self.records_consumed = 0
+        self.rows_committed = 0
+        self.snapshots_committed = 0
+        self.dead_letters = 0
+        self.flushes = 0
+        self.positions: dict[TopicPartition, int] = {}
+        self.committed: Offsets = {}
+        self.lag: dict[TopicPartition, int] = {}
+        self.buffer_rows = 0
+        self.buffer_bytes = 0
+        self.batches_in_flight = 0
+        self.paused = False
+        self.pauses = 0
+        self.wal_bytes = 0
+        self.first_record_at: float | None = None
+        self.newest_committed_ms: int | None = None
+        self.last_commit: TableCommit | None = None
+        #: Seal-to-commit and commit seconds of the last commits, for the summary's percentiles.
+        self.seal_to_commit_seconds: deque[float] = deque(maxlen=_SAMPLES_KEPT)
+        self.commit_seconds: deque[float] = deque(maxlen=_SAMPLES_KEPT)
+        #: Errors come from the lanes' threads too.
+        self._lock = threading.Lock()
+        self._errors: deque[ErrorNote] = deque(maxlen=_ERRORS_KEPT)
+        self._rate: deque[tuple[float, int]] = deque(maxlen=1000)
+
+    def consumed(self, records: int, dead_letters: int) -> None:
+        now = self._clock.unix()
+        if self.first_record_at is None:
+            self.first_record_at = now
+            self._rate.append((now, 0))
+        self.records_consumed += records
+        self.dead_letters += dead_letters
+        if now - self._rate[-1][0] >= 0.1:
+            self._rate.append((now, self.records_consumed))
+
+    def forget_records(self) -> None:
+        """What was consumed so far is given up, and consumed again from elsewhere."""
+        self.records_consumed = 0
+        self.dead_letters = 0
+
+    def assigned(self, offsets: Offsets) -> None:
+        """These partitions are read from now on, from there, and no others."""
+        self.positions = dict(offsets)
+        self.committed = {tp: at for tp, at in self.committed.items() if tp in offsets}
+        self.lag = {}
+
+    def let_go(self, records: int) -> None:
+        """So many consumed records are given up: they are read again, here or elsewhere."""
+        self.records_consumed = max(0, self.records_consumed - records)
+        self.paused = False
+        self.assigned({})
+
+    def landed(self, commit: TableCommit, seal_to_commit_seconds: float) -> None:
+        self.rows_committed += commit.rows
+        self.snapshots_committed += 1
+        ends = {tp: span.end for tp, span in commit.ranges.items()}
+        self.committed = {**self.committed, **ends}
+        self.last_commit = commit
+        self.commit_seconds.append(commit.seconds)
+        self.seal_to_commit_seconds.append(seal_to_commit_seconds)
+        if commit.newest_timestamp_ms >= 0:
+            self.newest_committed_ms = max(
+                self.newest_committed_ms or 0, commit.newest_timestamp_ms
+            )
+
+    def note(self, component: str, message: str) -> None:
+        """Keeps an error for people to see; repeated ones are shown once, at their last time."""
+        self.note_once(ErrorNote(self._clock.unix(), component, message))
+
+    def note_once(self, note: ErrorNote) -> None:
+        """The same, for an error that was noted elsewhere, when it happened. Any thread."""
+        known = (note.component, note.message)
+        with self._lock:
+            same = [n for n in self._errors if (n.component, n.message) == known]
+            for old in same:
+                self._errors.remove(old)
+            self._errors.append(note if not same or note.at > same[-1].at else same[-1])
+
+    def status(self) -> Status:
+        now = self._clock.unix()
+        with self._lock:
+            errors = tuple(self._errors)
+        return Status(
+            state=RunState.PAUSED if self._shown_paused() else self.state,
+            started_at=self.started_at,
+            now=now,
+            topic=self.topic,
+            table=self.table,
+            epoch=self.epoch,
+            records_consumed=self.records_consumed,
+            records_per_second=self._rate_at(now),
+            rows_committed=self.rows_committed,
+            snapshots_committed=self.snapshots_committed,
+            dead_letters=self.dead_letters,
+            flushes=self.flushes,
+            positions=dict(self.positions),
+            committed=dict(self.committed),
+            lag=dict(self.lag),
+            buffer_rows=self.buffer_rows,
+            buffer_bytes=self.buffer_bytes,
+            buffer_bytes_max=self.buffer_bytes_max,
+            batches_in_flight=self.batches_in_flight,
+            paused=self.paused,
+            pauses=self.pauses,
+            wal_bytes=self.wal_bytes,
+            first_record_at=self.first_record_at,
+            newest_committed_timestamp_ms=self.newest_committed_ms,
+            last_commit=self.last_commit,
+            last_errors=errors,
+            components=self._components(errors, now),
+        )
+
+    def _shown_paused(self) -> bool:
+        return self.paused and self.state is RunState.RUNNING
+
+    def _rate_at(self, now: float) -> float:
+        window = [(at, n) for at, n in tuple(self._rate) if now - at <= RATE_SECONDS]
+        if not window:
+            return 0.0
+        at, count = window[0]
+        elapsed = now - at
+        return (self.records_consumed - count) / elapsed if elapsed > 0.2 else 0.0
+
+    def _components(self, errors: tuple[ErrorNote, ...], now: float) -> dict[str, ComponentHealth]:
+        starting = self.state is RunState.STARTING
+        base = Health.UNKNOWN if starting else Health.HEALTHY
+        names = ("kafka", "buffer", "iceberg", "catalog", "txlog", "schema")
+        found = {name: ComponentHealth(base) for name in names}
+        if self.paused:
+            found["buffer"] = ComponentHealth(Health.DEGRADED, "full: consumption is paused")
+        worst = Health.UNHEALTHY if self.state is RunState.FAILED else Health.DEGRADED
+        for note in errors:
+            recent = now - note.at <= RECENT_SECONDS or worst is Health.UNHEALTHY
+            if recent and note.component in _PAGE:
+                found[_PAGE[note.component]] = ComponentHealth(worst, note.message)
+        if self.state is RunState.FAILED and all(
+            part.status is not Health.UNHEALTHY for part in found.values()
+        ):
+            message = errors[-1].message if errors else "the run failed"
+            found["iceberg"] = ComponentHealth(Health.UNHEALTHY, message)
+        return found

@@ -1,0 +1,383 @@
+"""The loop of one run: poll -> decode -> buffer -> engine -> lanes -> outcomes.
+
+One thread runs it. Flushes and commits happen on the lanes' threads and come back as outcomes. The
+runner knows protocols only; what is behind them is decided in `wiring`. A member of a consumer
+group goes round: when the group changes, what is not committed is given up, and the run begins anew
+with the partitions that it has then.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import pyarrow as pa
+
+from k2i_tasks.batch_calls import BatchCalls
+from k2i_tasks.buffer.hot import HotBuffer
+from k2i_tasks.calls import figures
+from k2i_tasks.clock import Clock
+from k2i_tasks.engine.engine import (
+    Action,
+    Arrival,
+    Commit,
+    Committed,
+    Engine,
+    Failed,
+    Flushed,
+    Pause,
+    Release,
+    Resume,
+    Seal,
+    Stop,
+)
+from k2i_tasks.errors import (
+    IntegrityError,
+    K2IError,
+    PartitionsLostError,
+    component_of,
+    health_component_of,
+)
+from k2i_tasks.intake import Intake
+from k2i_tasks.operations import Operations
+from k2i_tasks.ports import Decoder, Meter, Settings, Source, StartRule, TrackerFactory
+from k2i_tasks.progress import Progress
+from k2i_tasks.takeover import Share, Takeover
+from k2i_tasks.types import DecodedBatch, RunState, Status, describe_ranges
+from k2i_tasks.underway import Underway
+
+log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+
+#: Longest that one poll waits for records, in seconds; also the resolution of time triggers.
+POLL_SECONDS = 0.05
+#: How often lag, silent positions and errors are looked at, in seconds.
+HOUSEKEEPING_SECONDS = 0.5
+
+
+class Runner:
+    """One run from start to drain.
+
+    Args:
+        topic, table: names, for people.
+        source, operations, meter, clock: what the run works with.
+        decoder_for: makes the decoder, given the table's payload schema (None: no table yet).
+        start_rule: where to start reading.
+        tracker_factory: makes what runs flushes and commits.
+        settings: bounds.
+        batch_prefix: makes batch ids unique over restarts.
+    """
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        table: str,
+        source: Source,
+        operations: Operations,
+        decoder_for: Callable[[pa.Schema | None], Decoder],
+        start_rule: StartRule,
+        tracker_factory: TrackerFactory,
+        meter: Meter,
+        clock: Clock,
+        settings: Settings,
+        batch_prefix: str,
+    ) -> None:
+        self.buffer = HotBuffer()
+        self._source = source
+        self._operations = operations
+        self._meter = meter
+        self._clock = clock
+        self._settings = settings
+        self._prefix = batch_prefix
+        self._shares = 0
+        self._drain_asked = threading.Event()
+        self._give_up = threading.Event()
+        self._drain_deadline: float | None = None
+        self._next_housekeeping = 0.0
+        self._error: K2IError | None = None
+        self.progress = Progress(topic, table, settings.limits.buffer_bytes_max, clock)
+        self._intake = Intake(source, operations, meter, self.progress)
+        calls = BatchCalls(
+            operations, meter, self.progress, source.confirm, settings.retry, self._give_up
+        )
+        self._takeover = Takeover(
+            source,
+            operations,
+            start_rule,
+            settings,
+            decoder_for=decoder_for,
+            intake=self._intake,
+            calls=calls,
+            progress=self.progress,
+            budget=self._poll_records,
+            drain_asked=self._drain_asked,
+        )
+        self.tracker = tracker_factory(self.status, self.request_drain)
+        self._underway = Underway(calls, self.tracker, clock)
+
+    # For other threads.
+
+    def status(self) -> Status:
+        """The run as it stands. Cheap; any thread."""
+        return self.progress.status()
+
+    def request_drain(self, reason: str) -> None:
+        """Asks the run to commit what it has consumed and end. Idempotent; any thread."""
+        if not self._drain_asked.is_set():
+            log.info("draining: %s", reason)
+            self._drain_asked.set()
+
+    # The run.
+
+    def run(self) -> Status:
+        """Runs until drained; the final status. Blocks.
+
+        Raises:
+            K2IError: why the run could not start or go on. What was not committed is read again by
+                the next run.
+        """
+        progress = self.progress
+        for sentence in self._operations.wal_damage:
+            progress.note("txlog", sentence)
+        try:
+            while self._one_share():
+                log.info("the group has changed: reading what it gives us now")
+            if self._error is not None:
+                raise self._error
+            progress.state = RunState.STOPPED
+        except BaseException as error:
+            progress.state = RunState.FAILED
+            progress.note(health_component_of(error), str(error))
+            self._meter.on_error(component_of(error))
+            raise
+        finally:
+            self._give_up.set()
+            self._underway.close(5.0)
+            self._operations.close()
+            self._source.close()
+        return progress.status()
+
+    # A share: everything, or what the group gives us until it changes.
+
+    def _one_share(self) -> bool:
+        """Ingests until the drain, an error, or a change of the group; whether to go on."""
+        share = None
+        while share is None:
+            try:
+                share = self._takeover.begin()
+            except PartitionsLostError as stolen:
+                self._await_rebalance(stolen)
+        self._begin(share)
+        while not self._engine.stopped and not self._source.rebalanced:
+            self._turn()
+        lost = self._error if isinstance(self._error, PartitionsLostError) else None
+        if self._engine.stopped and lost is None:
+            return False
+        self._let_go(lost)
+        return not self._drain_asked.is_set() and self._error is None
+
+    def _begin(self, share: Share) -> None:
+        # Batch ids are unique over all shares: by them the table knows what has landed.
+        self._shares += 1
+        prefix = self._prefix if self._shares == 1 else f"{self._prefix}.{self._shares}"
+        self._engine = Engine(self._settings.limits, share.offsets, batch_prefix=prefix)
+        for decoded in share.batches:
+            self._arrive(decoded)
+        self.progress.state = RunState.RUNNING
+
+    def _let_go(self, lost: PartitionsLostError | None) -> None:
+        """Gives up what is not committed, and ends what is on its way. Polls meanwhile.
+
+        What became of batches that were on their way is settled as after a crash: by the log and
+        the table, once the next share is claimed.
+        """
+        self.progress.state = RunState.REBALANCING
+        self._meter.on_rebalance()
+        self._give_up.set()
+        while not self._underway.empty:
+            self._source.poll(1, POLL_SECONDS)
+            self._note_outcomes()
+        self._give_up.clear()
+        self._underway.forget()
+        self._intake.forget()
+        log.info("%d consumed records are given up: they are read again", self._engine.used_rows)
+        self.progress.let_go(self._engine.used_rows)
+        self.buffer.clear()
+        if lost is not None:
+            self._error = None
+            self._await_rebalance(lost)
+
+    def _note_outcomes(self) -> None:
+        """Takes in what became of calls that no engine waits for any more."""
+        for call, batch_id in self._underway.over():
+            if call.error is not None:
+                log.info("%s: given up: %s", call.label, call.failure())
+            elif call.kind == "commit":
+                self._landed(batch_id)
+                self._engine.outcome(Committed(batch_id), self._clock.monotonic())
+
+    def _await_rebalance(self, lost: PartitionsLostError) -> None:
+        """Waits for the group's word: what it gave us before is not ours by the table's.
+
+        Claiming at once would take the partitions from a member that the group gave them to.
+        """
+        deadline = self._clock.monotonic() + self._settings.rebalance_seconds
+        while not self._source.rebalanced and not self._drain_asked.is_set():
+            self._source.poll(1, POLL_SECONDS)
+            if self._clock.monotonic() >= deadline:
+                raise lost
+
+    # One turn of the loop.
+
+    def _turn(self) -> None:
+        now = self._clock.monotonic()
+        self._take_outcomes(now)
+        if self._drain_asked.is_set() and not self._engine.stopped:
+            self._drain(now)
+        self._perform(self._engine.tick(now))
+        if now >= self._next_housekeeping:
+            self._housekeeping(now)
+        wanted = self._poll_records(self._engine.poll_budget())
+        if self._engine.stopped:
+            return
+        if wanted == 0:
+            self._underway.wait(POLL_SECONDS)
+            return
+        for decoded in self._read(lambda: self._take_in(wanted)):
+            self._arrive(decoded)
+        if self._intake.lacking:
+            self._perform(self._engine.lacks_room(self._intake.lacking, self._clock.monotonic()))
+
+    def _take_in(self, wanted: int) -> list[DecodedBatch]:
+        engine = self._engine
+        if engine.paused:
+            self._intake.keep_alive(POLL_SECONDS)
+            return []
+        empty = engine.used_bytes == 0
+        return self._intake.poll(wanted, POLL_SECONDS, room_bytes=engine.room_bytes, empty=empty)
+
+    def _read(self, read: Callable[[], list[Read]]) -> list[Read]:
+        """What the source gives; nothing more after its first error, which ends the run.
+
+        What it gave before is committed first: Kafka may not have it any more.
+        """
+        if self._error is not None:
+            return []
+        try:
+            return read()
+        except K2IError as error:
+            log.error("%s", error)
+            self._error = error
+            self.progress.note(health_component_of(error), str(error))
+            self.request_drain("the topic cannot be read on")
+            return []
+
+    def _poll_records(self, budget: int) -> int:
+        """Records to ask for: the engine's budget, or what is left of `records_max`."""
+        if self._settings.records_max is None:
+            return budget
+        left = self._settings.records_max - self.progress.records_consumed
+        if left <= 0:
+            self.request_drain(f"{self._settings.records_max} records consumed")
+        return max(0, min(budget, left))
+
+    def _arrive(self, decoded: DecodedBatch) -> None:
+        self.buffer.append(decoded)
+        arrival = Arrival(decoded.records, decoded.nbytes, decoded.ranges)
+        self._perform(self._engine.arrived(arrival, self._clock.monotonic()))
+        self._show_buffer()
+
+    def _drain(self, now: float) -> None:
+        if self._drain_deadline is None:
+            self.progress.state = RunState.DRAINING
+            self._drain_deadline = now + self._settings.drain_seconds
+            self._source.pause()
+        self._perform(self._engine.drain(now))
+        if now >= self._drain_deadline and not self._engine.stopped:
+            late = K2IError(
+                f"The drain did not end within {self._settings.drain_seconds:.0f} s; "
+                f"{self._engine.used_rows} consumed records are not committed.",
+                remedy="Nothing is lost: the next run reads them again from Kafka.",
+            )
+            if self._error is None:
+                raise late
+            log.error("%s", late.what)
+            raise self._error
+
+    def _housekeeping(self, now: float) -> None:
+        self._next_housekeeping = now + HOUSEKEEPING_SECONDS
+        self.progress.wal_bytes = self._operations.wal_bytes
+        draining = self._engine.draining
+        for decoded in self._read(lambda: self._intake.look(advance=not draining)):
+            self._arrive(decoded)
+        if draining:
+            return
+        for added in self._read(lambda: [self._source.new_partitions()]):
+            if added:
+                log.info("the topic has new partitions: %s", ", ".join(map(str, added)))
+                self._perform(self._engine.partitions_added(added, now))
+
+    # Actions and outcomes.
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Seal():
+                    self._flush(action)
+                case Commit(batch_id):
+                    self._underway.commit(self.buffer.sealed(batch_id))
+                case Release(batch_id):
+                    self.buffer.release(batch_id)
+                case Pause():
+                    self._source.pause()
+                    self.progress.paused = True
+                    self.progress.pauses += 1
+                    self._meter.on_pause()
+                    log.info("buffer is full: consumption pauses")
+                case Resume():
+                    self._source.resume()
+                    self.progress.paused = False
+                    log.info("buffer has room: consumption resumes")
+                case Stop(error):
+                    if self._error is not None and error is not None:
+                        log.error("%s", error)
+                    self._error = self._error or error
+        self._show_buffer()
+
+    def _flush(self, seal: Seal) -> None:
+        batch = self.buffer.seal(seal.batch_id, seal.reason)
+        if batch.ranges != dict(seal.ranges):
+            raise IntegrityError(
+                f"Batch {seal.batch_id}: the buffer holds {describe_ranges(batch.ranges)}, the "
+                f"ledger {describe_ranges(seal.ranges)}."
+            )
+        self._underway.flush(batch)
+
+    def _take_outcomes(self, now: float) -> None:
+        for call, batch_id in self._underway.over():
+            if call.error is not None:
+                failed = Failed(batch_id, call.failure())
+                self._perform(self._engine.outcome(failed, now))
+            elif call.kind == "flush":
+                log.info("%s: %s", call.label, figures(call.summary))
+                self.progress.flushes += 1
+                self._perform(self._engine.outcome(Flushed(batch_id), now))
+            else:
+                log.info("%s: %s", call.label, figures(call.summary))
+                self._landed(batch_id)
+                self._perform(self._engine.outcome(Committed(batch_id), now))
+
+    def _landed(self, batch_id: str) -> None:
+        commit, waited = self._underway.landed(batch_id)
+        self._meter.on_commit(commit, waited)
+        self.progress.landed(commit, waited)
+
+    def _show_buffer(self) -> None:
+        engine = self._engine
+        self.progress.buffer_rows = engine.used_rows
+        self.progress.buffer_bytes = engine.used_bytes
+        self.progress.batches_in_flight = engine.batches_in_flight

@@ -1,0 +1,316 @@
+"""The values that travel from message to snapshot. All are frozen; none does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+#: Kafka headers of one record, in order; names may repeat.
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicPartition:
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.partition}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OffsetRange:
+    """Half-open range of positions `[start, end)` in one partition.
+
+    Not a row count: compacted topics, aborted transactions and control records leave gaps.
+    """
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"not an offset range: [{self.start},{self.end})")
+
+    def __str__(self) -> str:
+        return f"[{self.start},{self.end})"
+
+    def then(self, later: OffsetRange) -> OffsetRange:
+        """This range joined with the one that directly follows it."""
+        if later.start != self.end:
+            raise ValueError(f"{later} does not follow {self}")
+        return OffsetRange(self.start, later.end)
+
+
+#: Next offset to read, per partition.
+Offsets = Mapping[TopicPartition, int]
+#: What a batch covers, per partition.
+Ranges = Mapping[TopicPartition, OffsetRange]
+
+
+def describe_ranges(ranges: Ranges, most: int = 8) -> str:
+    """`0:[0,10) 1:[5,9)`, in partition order, cut after `most` partitions."""
+    shown = [f"{tp.partition}:{r}" for tp, r in sorted(ranges.items())[:most]]
+    rest = len(ranges) - len(shown)
+    return " ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """Records of one topic as polled, column by column, `n` records in broker order per partition.
+
+    Args:
+        topic: the topic.
+        partitions: int32 [n].
+        offsets: int64 [n]; rising within a partition.
+        timestamps_ms: int64 [n]; milliseconds since the epoch, -1 where the broker gave none.
+        keys: n keys, None where absent.
+        values: n payloads, None for a tombstone.
+        headers: n header lists, None where a record has none; None when no record has any.
+        ranges: positions that this batch covers; starts where the previous batch ended.
+        payload_bytes: bytes of all keys and values.
+    """
+
+    topic: str
+    partitions: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    timestamps_ms: npt.NDArray[np.int64]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Headers | None] | None
+    ranges: Ranges
+    payload_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def split(self, records: int) -> tuple[RawBatch, RawBatch]:
+        """The first `records` (0 < records < n) and the rest; their ranges follow one another."""
+        last = dict(
+            zip(self.partitions[:records].tolist(), self.offsets[:records].tolist(), strict=True)
+        )
+        # Where each partition goes over from one to the other.
+        at = {tp: last.get(tp.partition, span.start - 1) + 1 for tp, span in self.ranges.items()}
+        spans = self.ranges.items()
+        first = {tp: OffsetRange(span.start, at[tp]) for tp, span in spans if at[tp] > span.start}
+        rest = {tp: OffsetRange(at[tp], span.end) for tp, span in spans if span.end > at[tp]}
+        return self._part(slice(None, records), first), self._part(slice(records, None), rest)
+
+    def _part(self, which: slice, ranges: Ranges) -> RawBatch:
+        keys, values = self.keys[which], self.values[which]
+        return RawBatch(
+            topic=self.topic,
+            partitions=self.partitions[which],
+            offsets=self.offsets[which],
+            timestamps_ms=self.timestamps_ms[which],
+            keys=keys,
+            values=values,
+            headers=None if self.headers is None else self.headers[which],
+            ranges=ranges,
+            payload_bytes=sum(len(one) for one in (*keys, *values) if one),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be decoded, kept whole.
+
+    `stage` is the step that refused it ("decode"), `code` a stable word for counters
+    ("json.syntax"), `reason` one sentence without payload values.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None
+    stage: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedBatch:
+    """One polled batch as Arrow: rows in record order, metadata columns included.
+
+    `len(table) + len(dead_letters)` is the number of records.
+    """
+
+    table: pa.Table
+    dead_letters: tuple[DeadLetter, ...]
+    ranges: Ranges
+    nbytes: int
+    newest_timestamp_ms: int
+
+    @property
+    def records(self) -> int:
+        return int(self.table.num_rows) + len(self.dead_letters)
+
+
+class SealReason(StrEnum):
+    """Why the hot buffer was sealed."""
+
+    TIME = "time"
+    BYTES = "bytes"
+    ROWS = "rows"
+    PRESSURE = "pressure"
+    REBALANCE = "rebalance"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """The unit that is flushed and committed: immutable rows with the ranges they cover."""
+
+    batch_id: str
+    tables: tuple[pa.Table, ...]
+    dead_letters: tuple[DeadLetter, ...]
+    ranges: Ranges
+    rows: int
+    nbytes: int
+    reason: SealReason
+    newest_timestamp_ms: int
+
+    @property
+    def start(self) -> dict[TopicPartition, int]:
+        return {tp: r.start for tp, r in self.ranges.items()}
+
+    @property
+    def end(self) -> dict[TopicPartition, int]:
+        return {tp: r.end for tp, r in self.ranges.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """A data file that is written and not yet committed.
+
+    `partition` holds, per partition field id, the value in Iceberg's single-value binary form,
+    base64 encoded; None for null. With the Parquet footer it is enough to commit the file later.
+    """
+
+    path: str
+    size_bytes: int
+    rows: int
+    spec_id: int
+    partition: Mapping[int, str | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "size_bytes": self.size_bytes,
+            "rows": self.rows,
+            "spec_id": self.spec_id,
+            "partition": {str(k): v for k, v in self.partition.items()},
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> StagedFile:
+        partition = {int(k): v for k, v in body["partition"].items()}
+        return cls(body["path"], body["size_bytes"], body["rows"], body["spec_id"], partition)
+
+
+@dataclass(frozen=True, slots=True)
+class TableCommit:
+    """A commit that landed."""
+
+    batch_id: str
+    snapshot_id: int
+    rows: int
+    size_bytes: int
+    files: int
+    dead_letters: int
+    ranges: Ranges
+    seconds: float
+    newest_timestamp_ms: int
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    REBALANCING = "rebalancing"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Health(StrEnum):
+    """K2I's health words."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentHealth:
+    """Health of one component, with a sentence where it is not healthy."""
+
+    status: Health
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorNote:
+    """One error as shown to people: when (unix seconds), where, what. No payload values."""
+
+    at: float
+    component: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that a view, a probe or a summary shows of one run, taken at one moment.
+
+    Times are unix seconds unless the name says otherwise; rates are per second over the last
+    few seconds.
+    """
+
+    state: RunState
+    started_at: float
+    now: float
+    topic: str
+    table: str
+    epoch: int
+    records_consumed: int
+    records_per_second: float
+    rows_committed: int
+    snapshots_committed: int
+    dead_letters: int
+    flushes: int
+    positions: Offsets
+    committed: Offsets
+    lag: Mapping[TopicPartition, int]
+    buffer_rows: int
+    buffer_bytes: int
+    buffer_bytes_max: int
+    batches_in_flight: int
+    paused: bool
+    pauses: int
+    wal_bytes: int
+    first_record_at: float | None
+    newest_committed_timestamp_ms: int | None
+    last_commit: TableCommit | None
+    last_errors: tuple[ErrorNote, ...]
+    components: Mapping[str, ComponentHealth]
+
+    @property
+    def freshness_seconds(self) -> float | None:
+        """Age of the newest committed row, by its Kafka timestamp; None before the first."""
+        if self.newest_committed_timestamp_ms is None:
+            return None
+        return max(0.0, self.now - self.newest_committed_timestamp_ms / 1000)
