@@ -1,0 +1,1 @@
+"""Random crashes and faults of real processes, and the comparison of table and topic after each."""

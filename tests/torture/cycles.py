@@ -1,0 +1,203 @@
+"""What may happen to a run, drawn from a seed; each kind knows what it expects of the process."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from k2i_tasks.failpoints import NAMES
+from tests.torture.broker import BrokerProcess
+from tests.torture.world import Fault, World, WrongError
+
+#: A table of more commits is slow to commit to: a new one then.
+CYCLES_PER_WORLD = 60
+EVENTS_MAX = 240
+#: Where a frozen process is still able to do harm when it wakes, if nothing stops it.
+FREEZING = (
+    "flush.staged",
+    "commit.manifests.before",
+    "commit.intent.before",
+    "commit.send.before",
+    "commit.answered",
+    "commit.landed",
+)
+
+
+@dataclass
+class Tally:
+    """What was done, by kind of cycle, and how often each place was hit."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    events: int = 0
+    worlds: int = 0
+
+    @property
+    def cycles(self) -> int:
+        return self.kinds.total()
+
+
+class Torture:
+    """Cycles of one seed.
+
+    Args:
+        seed: decides all that is drawn; what the scheduler does is not in it.
+        folder: for the worlds; one that held is removed, one that did not stays.
+        broker: a running broker.
+    """
+
+    def __init__(self, seed: int, folder: Path, broker: BrokerProcess) -> None:
+        self.tally = Tally()
+        self._draw = random.Random(seed)
+        self._folder = folder
+        self._broker = broker
+        self._world: World | None = None
+        self._in_world = 0
+        self._places = self._rounds()
+        self._kinds: dict[str, tuple[int, Callable[[World], None]]] = {
+            "kill at a place": (12, self._kill_at_a_place),
+            "kill at a time": (4, self._kill_at_a_time),
+            "log lost": (1, self._log_lost),
+            "log torn": (1, self._log_torn),
+            "log corrupt": (1, self._log_corrupt),
+            "frozen": (2, self._frozen),
+            "unknown commits": (2, self._unknown_commits),
+            "disk full": (1, self._disk_full),
+        }
+
+    def cycle(self) -> None:
+        """One cycle: events, a fault, the comparison.
+
+        Raises:
+            WrongError: the table is not what the topic says, or a process ended unexpectedly.
+        """
+        world = self._world or self._new_world()
+        names = list(self._kinds)
+        weights = [weight for weight, _ in self._kinds.values()]
+        kind = self._draw.choices(names, weights)[0]
+        count = self._draw.randint(20, EVENTS_MAX)
+        world.produce(count)
+        self.tally.events += count
+        try:
+            self._kinds[kind][1](world)
+            world.check()
+        except WrongError as error:
+            raise WrongError(f"cycle {self.tally.cycles} ({kind}): {error}") from error
+        self.tally.kinds[kind] += 1
+        self._in_world += 1
+        if self._in_world >= CYCLES_PER_WORLD:
+            self.finish()
+
+    def finish(self) -> None:
+        """Lets a sound run complete the table, and compares all of it."""
+        world, self._world = self._world, None
+        if world is None:
+            return
+        self._expect(world, world.run(), 0, "the last run")
+        world.check(final=True)
+        shutil.rmtree(world.folder)
+
+    def _new_world(self) -> World:
+        self.tally.worlds += 1
+        self._in_world = 0
+        folder = Path(tempfile.mkdtemp(prefix=f"world-{self.tally.worlds}-", dir=self._folder))
+        self._world = World(folder, self._broker, self.tally.worlds)
+        return self._world
+
+    def _rounds(self) -> Iterator[str]:
+        """Every place in turn, each round in another order."""
+        while True:
+            yield from self._draw.sample(NAMES, len(NAMES))
+
+    def _expect(self, world: World, code: int, wanted: int, what: str) -> None:
+        if code != wanted:
+            raise WrongError(f"{what} ended with {code}, not {wanted}\n{world.log()}")
+
+    # Kinds.
+
+    def _kill_at_a_place(self, world: World) -> None:
+        place = next(self._places)
+        if place == "wal.open.cut":
+            self._damage(world, torn=True)
+        if place == "wal.open.quarantined":
+            self._damage(world, torn=False)
+        if place in ("wal.open.tmp", "wal.open.synced", "wal.open.renamed"):
+            world.lose_wal()
+        if place == "recovery.step":
+            self._count("flush.staged", world.run(Fault("flush.staged")))
+        often = 1 if place.startswith(("wal.open", "recovery", "claim")) else 2
+        code = world.run(Fault(place, self._draw.randint(1, often)))
+        if code not in (0, -signal.SIGKILL):
+            raise WrongError(f"killed at {place}: ended with {code}\n{world.log()}")
+        self._count(place, code)
+
+    def _count(self, place: str, code: int) -> None:
+        if code == -signal.SIGKILL:
+            self.tally.places[place] += 1
+        else:
+            self.tally.outcomes[f"{place} not reached"] += 1
+
+    def _kill_at_a_time(self, world: World) -> None:
+        code = world.run(Fault(kill_after=self._draw.uniform(0.02, 0.9)))
+        if code not in (0, -signal.SIGKILL):
+            raise WrongError(f"killed at some time: ended with {code}\n{world.log()}")
+
+    def _log_lost(self, world: World) -> None:
+        world.run(Fault(self._draw.choice(FREEZING)))
+        world.lose_wal()
+
+    def _log_torn(self, world: World) -> None:
+        world.run(Fault(self._draw.choice(FREEZING)))
+        self._damage(world, torn=True)
+        self._expect(world, world.run(), 0, "a run with a torn log")
+
+    def _log_corrupt(self, world: World) -> None:
+        world.run(Fault(self._draw.choice(FREEZING)))
+        self._damage(world, torn=False)
+        self._expect(world, world.run(), 0, "a run with a corrupt log")
+
+    def _damage(self, world: World, *, torn: bool) -> None:
+        done = world.damage_wal(self._draw, torn=torn)
+        what = "cut" if torn else "flipped a bit of"
+        self.tally.outcomes[f"{what} the log" if done else "no log to damage"] += 1
+
+    def _frozen(self, world: World) -> None:
+        """One process freezes, another takes over, the first wakes up."""
+        frozen = world.start(Fault(self._draw.choice(FREEZING), stop=True))
+        if world.wait(frozen, stopped=True) != -signal.SIGSTOP:
+            self.tally.outcomes["not frozen"] += 1
+            return
+        copied = self._draw.random() < 0.5
+        other = world.folder / f"wal-{self.tally.cycles}"
+        if copied:
+            shutil.copytree(world.wal, other)
+        self._expect(world, world.run(wal=other), 0, "the run that takes over")
+        world.produce(20)  # so that the first has something to do when it wakes
+        self.tally.events += 20
+        world.check()
+        os.kill(frozen, signal.SIGCONT)
+        code = world.wait(frozen)
+        # With everything committed before it froze, it drains without another word.
+        if code not in (0, 3):
+            raise WrongError(f"the frozen run ended with {code}, not as fenced\n{world.log()}")
+        self.tally.outcomes["fenced" if code == 3 else "frozen after its last commit"] += 1
+        world.wal = other
+
+    def _unknown_commits(self, world: World) -> None:
+        code = world.run(Fault(commits=self._draw.getrandbits(32)))
+        self._expect(world, code, 0, "a run with a lying catalog")
+
+    def _disk_full(self, world: World) -> None:
+        limit = int(2 ** self._draw.uniform(8, 17))
+        code = world.run(Fault(file_bytes_max=limit))
+        if code not in (0, 3, 4, 5):
+            raise WrongError(f"a full disk (files of {limit} bytes) ended the run with {code}")
+        self.tally.outcomes[f"disk full: exit code {code}"] += 1

@@ -1,0 +1,358 @@
+"""One topic and one table: runs in forked processes, and what must hold after each of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import resource
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from pyiceberg import exceptions as ice
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import Table
+
+from k2i_tasks import failpoints, logs
+from k2i_tasks.calls import InlineTracker
+from k2i_tasks.config import Config, load_config
+from k2i_tasks.errors import K2IError
+from k2i_tasks.iceberg.catalog import find_table, open_catalog
+from k2i_tasks.iceberg.state import recorded
+from k2i_tasks.metrics import Metrics
+from k2i_tasks.runner import Runner
+from k2i_tasks.wiring import build_runner
+from tests.program import Program
+from tests.support import Position, event, read_by_metadata
+from tests.torture.broker import BrokerProcess, is_bad, payload
+
+PARTITIONS = 4
+#: Longest that any process may take, in seconds.
+PATIENCE_SECONDS = 120.0
+SETTINGS = {
+    "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": "0.1",
+    "K2I_BUFFER_FLUSH_BATCH_SIZE": "40",
+    "K2I_KAFKA_BATCH_SIZE": "25",
+    "K2I_TRANSACTION_LOG_CHECKPOINT_INTERVAL_ENTRIES": "9",
+}
+
+
+class WrongError(AssertionError):
+    """The table is not the topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to a process.
+
+    Args:
+        place: a failpoint, and `nth` time by at which it acts.
+        stop: freeze (SIGSTOP) there instead of dying.
+        kill_after: die after so many seconds, wherever that is.
+        commits: seed of a catalog that answers falsely, late, or not at all.
+        file_bytes_max: no file can grow beyond this: the disk is full.
+    """
+
+    place: str | None = None
+    nth: int = 1
+    stop: bool = False
+    kill_after: float | None = None
+    commits: int | None = None
+    file_bytes_max: int | None = None
+
+
+NONE = Fault()
+
+
+class World:
+    """A topic, a table, a log folder.
+
+    Args:
+        folder: for all of it.
+        broker: a running broker.
+        number: of this world, for names.
+    """
+
+    def __init__(self, folder: Path, broker: BrokerProcess, number: int) -> None:
+        self.folder = folder
+        self.topic = f"torture-{number}"
+        self.wal = folder / "wal"
+        self._broker = broker
+        self._program = Program(folder, broker.bootstrap, self.topic)
+        self._config_path = self._program.config
+        #: What the topic holds: the event's number at each position.
+        self.written: dict[Position, int] = {}
+        broker.topic(self.topic, PARTITIONS)
+
+    # What happens.
+
+    def produce(self, count: int) -> None:
+        first = len(self.written)
+        for number, partition, offset in self._broker.produce(self.topic, first, count):
+            self.written[partition, offset] = number
+
+    def lose_wal(self) -> None:
+        shutil.rmtree(self.wal, ignore_errors=True)
+
+    def damage_wal(self, draw: random.Random, *, torn: bool) -> bool:
+        """Cuts the last segment, or flips a bit in it; whether there was one to damage."""
+        segments = sorted(self.wal.glob("*.log")) if self.wal.is_dir() else []
+        if not segments or segments[-1].stat().st_size < 64:
+            return False
+        content = bytearray(segments[-1].read_bytes())
+        if torn:
+            del content[len(content) - draw.randint(1, 40) :]
+        else:
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        segments[-1].write_bytes(content)
+        return True
+
+    # Processes.
+
+    def start(self, fault: Fault = NONE, *, wal: Path | None = None) -> int:
+        """Forks a run that ends once it has committed all that the topic holds now; its pid."""
+        config = load_config(
+            self._config_path,
+            environ={**SETTINGS, "K2I_TRANSACTION_LOG_LOG_DIR": str(wal or self.wal)},
+            overrides={},
+        )
+        ends = self._ends()
+        return self._fork(lambda: _ingest(config, ends, fault), fault)
+
+    def run(self, fault: Fault = NONE, *, wal: Path | None = None) -> int:
+        """The run's exit code, negative the signal that ended it."""
+        return self.wait(self.start(fault, wal=wal), kill_after=fault.kill_after)
+
+    def wait(self, pid: int, *, kill_after: float | None = None, stopped: bool = False) -> int:
+        """Waits for the end (or, if `stopped`, for the freezing) of a forked process.
+
+        Returns:
+            The exit code, negative the signal that ended (or froze) it.
+        """
+        began = time.monotonic()
+        killed = False
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG | (os.WUNTRACED if stopped else 0))
+            if ended and os.WIFSTOPPED(status):
+                return -os.WSTOPSIG(status)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            waited = time.monotonic() - began
+            if kill_after is not None and not killed and waited >= kill_after:
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+            if waited > PATIENCE_SECONDS:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise WrongError(f"a run did not end within {PATIENCE_SECONDS:.0f} s\n{self.log()}")
+            time.sleep(0.002)
+
+    def log(self) -> str:
+        """The last lines that runs of this world have printed."""
+        path = self.folder / "output.log"
+        return path.read_text(encoding="utf-8", errors="replace")[-6000:] if path.exists() else ""
+
+    def check(self, *, final: bool = False) -> None:
+        """Compares table and topic.
+
+        Args:
+            final: all of the topic must be there, and an outsider compares every value.
+
+        Raises:
+            WrongError: they differ; says where.
+        """
+        report = self.folder / "check.txt"
+        report.unlink(missing_ok=True)
+        pid = self._fork(lambda: self._checked(report, final=final), NONE)
+        if self.wait(pid) != 0:
+            found = report.read_text(encoding="utf-8") if report.exists() else "the check crashed"
+            raise WrongError(f"{found}\n{self.log()}")
+
+    def _fork(self, work: Callable[[], int], fault: Fault) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 70
+        try:
+            quiet = fault.file_bytes_max is not None  # its own log would be cut as well
+            name = os.devnull if quiet else str(self.folder / "output.log")
+            output = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _ends(self) -> dict[int, int]:
+        ends: dict[int, int] = {}
+        for partition, offset in self.written:
+            ends[partition] = max(ends.get(partition, 0), offset + 1)
+        return ends
+
+    # The comparison.
+
+    def _checked(self, report: Path, *, final: bool) -> int:
+        try:
+            self._compare(final=final)
+        except AssertionError as error:
+            report.write_text(str(error), encoding="utf-8")
+            return 1
+        return 0
+
+    def _compare(self, *, final: bool) -> None:
+        config = load_config(self._config_path, environ={}, overrides={})
+        catalog = open_catalog(config.iceberg, {})
+        table = find_table(catalog, ("tests", self._program.table))
+        letters_table = find_table(catalog, ("tests", f"{self._program.table}__dead_letters"))
+        if table is None:
+            assert not final, "there is no table"
+            return
+        state = recorded(table.metadata, config.iceberg.sink, config.iceberg.branch).newest
+        upto = {tp.partition: at for tp, at in state.offsets.items()} if state else {}
+        paths = _paths(table)
+        assert len(paths) == len(set(paths)), "a data file is in the table twice"
+        rows = table.scan(selected_fields=("_kafka_partition", "_kafka_offset", "order_id"))
+        numbers = _by_position(rows.to_arrow().to_pylist(), "_kafka_partition", "_kafka_offset")
+        letters: dict[Position, dict[str, Any]] = {}
+        if letters_table is not None:
+            letters = _by_position(
+                letters_table.scan().to_arrow().to_pylist(), "partition", "offset"
+            )
+        self._places(numbers, letters, upto, final=final)
+        if final:
+            self._values(table.metadata_location, letters)
+
+    def _places(
+        self,
+        rows: dict[Position, dict[str, Any]],
+        letters: dict[Position, dict[str, Any]],
+        upto: dict[int, int],
+        *,
+        final: bool,
+    ) -> None:
+        for place, row in rows.items():
+            number = self.written.get(place)
+            assert number is not None, f"a row at {place}, where the topic has nothing"
+            assert row["order_id"] == number, f"{place}: {row['order_id']} instead of {number}"
+            assert not is_bad(number), f"a row at {place}, whose record cannot be decoded"
+            assert place[1] < upto.get(place[0], 0), f"{place} is beyond the recorded offsets"
+        for place in letters:
+            number = self.written.get(place)
+            assert number is not None, f"a dead letter at {place}, where the topic has nothing"
+            assert is_bad(number), f"a dead letter at {place}, whose record is sound"
+        for place, number in self.written.items():
+            due = final or place[1] < upto.get(place[0], 0)
+            found = letters if is_bad(number) else rows
+            assert not due or place in found, f"{place} (event {number}) is lost"
+
+    def _values(self, location: str, letters: dict[Position, dict[str, Any]]) -> None:
+        for row in read_by_metadata(location):
+            place = (row["_kafka_partition"], row["_kafka_offset"])
+            wanted = event(self.written[place])
+            for name in ("customer", "amount", "express", "address", "items", "note"):
+                assert row[name] == wanted[name], f"{place}: {name} is {row[name]!r}"
+        for place, letter in letters.items():
+            assert bytes(letter["value"]) == payload(self.written[place]), f"letter at {place}"
+
+
+def _paths(table: Table) -> list[str]:
+    """Path of every live data file."""
+    snapshot = table.current_snapshot()
+    manifests = snapshot.manifests(table.io) if snapshot is not None else []
+    entries = [entry for one in manifests for entry in one.fetch_manifest_entry(table.io)]
+    return [entry.data_file.file_path for entry in entries]
+
+
+def _by_position(
+    rows: list[dict[str, Any]], partition: str, offset: str
+) -> dict[Position, dict[str, Any]]:
+    found: dict[Position, dict[str, Any]] = {}
+    for row in rows:
+        place = (row[partition], row[offset])
+        assert place not in found, f"{place} is there twice"
+        found[place] = row
+    return found
+
+
+# Inside a forked process.
+
+
+def _ingest(config: Config, ends: dict[int, int], fault: Fault) -> int:
+    logs.configure("info", "text", None)
+    logging.getLogger("pyiceberg").setLevel(logging.ERROR)
+    if fault.place is not None:
+        act = _freeze if fault.stop else failpoints.kill_self
+        failpoints.arm(fault.place, act, nth=fault.nth)
+    if fault.commits is not None:
+        _lie(random.Random(fault.commits))
+    if fault.file_bytes_max is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_bytes_max, fault.file_bytes_max))
+    try:
+        runner = build_runner(
+            config,
+            tracker_factory=lambda _status, _drain: InlineTracker(),
+            metrics=Metrics(),
+        )
+        threading.Thread(target=_drain_at, args=(runner, ends), daemon=True).start()
+        runner.run()
+    except K2IError as error:
+        print(f"ended: {error}", flush=True)
+        return error.exit_code
+    return 0
+
+
+def _drain_at(runner: Runner, ends: dict[int, int]) -> None:
+    while True:
+        at = {tp.partition: offset for tp, offset in runner.status().positions.items()}
+        if all(at.get(partition, 0) >= end for partition, end in ends.items()):
+            runner.request_drain("all is consumed")
+            return
+        time.sleep(0.01)
+
+
+def _freeze(_name: str) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _lie(draw: random.Random) -> None:
+    """Every other commit is answered with what is not, or not yet, so."""
+    plain = SqlCatalog.commit_table
+
+    def commit_table(self: SqlCatalog, *what: Any) -> Any:
+        chance = draw.random()
+        if chance < 0.1:
+            raise ice.ServiceUnavailableError("503, and nothing was done")
+        if chance < 0.2:
+            plain(self, *what)
+            raise requests.Timeout("done, and the answer was lost")
+        if chance < 0.3:
+            plain(self, *what)
+            raise ice.CommitFailedException("409, though it was done")
+        if chance < 0.4:
+            late = threading.Timer(draw.uniform(0.05, 0.6), _quietly, (plain, self, *what))
+            late.daemon = True
+            late.start()
+            raise requests.Timeout("it lands later, if it can")
+        if chance < 0.5:
+            raise ice.CommitStateUnknownException("504, and nothing was done")
+        return plain(self, *what)
+
+    setattr(SqlCatalog, "commit_table", commit_table)  # noqa: B010  # another signature
+
+
+def _quietly(plain: Callable[..., Any], *what: Any) -> None:
+    try:
+        plain(*what)
+    except Exception as error:
+        print(f"the late commit was refused: {type(error).__name__}", flush=True)
