@@ -1,0 +1,33 @@
+"""`python -m benchmarks list` shows what can be measured, `... NAME` measures it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import ingest, start, verify
+
+BENCHMARKS = {
+    "ingest": ("typed JSON of a real broker into a REST catalog, killed on the way", ingest),
+    "start": ("from `python flows/ingest.py` to the first record and the first rows", start),
+    "verify": ("`k2i verify` of a table of ten million rows", verify),
+}
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True)
+    commands.add_parser("list", help="what there is")
+    for name, (text, module) in BENCHMARKS.items():
+        module.add_arguments(commands.add_parser(name, help=text))
+    chosen = parser.parse_args(words)
+    if chosen.name == "list":
+        for name, (text, _module) in BENCHMARKS.items():
+            print(f"{name:10} {text}")
+        return 0
+    code: int = BENCHMARKS[chosen.name][1].run(chosen)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
