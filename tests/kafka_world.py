@@ -168,6 +168,16 @@ class World:
         assert found is not None
         return found
 
+    def is_committed(self) -> bool:
+        """Whether the table records all that the topic holds.
+
+        Ask this of runs that may still be starting: they create the table before they claim it.
+        """
+        table = self.program.load_table()
+        if table is None or recorded(table.metadata, "main", "main").newest is None:
+            return False
+        return self.next_offsets() == self.ends()
+
     def next_offsets(self) -> Offsets:
         """Next offset of each partition, as the table records it."""
         return {tp.partition: offset for tp, offset in self.state().offsets.items()}

@@ -50,13 +50,9 @@ def shared(runs: Sequence[Running], partitions: int) -> bool:
     return all(shares) and sum(map(len, shares)) == len(set().union(*shares)) == partitions
 
 
-def committed(world: World) -> bool:
-    return world.program.load_table() is not None and world.next_offsets() == world.ends()
-
-
 def settled(world: World, runs: Sequence[Running]) -> None:
     """All that was written is in the table, once."""
-    until(lambda: committed(world), f"committed up to {world.ends()}", runs)
+    until(world.is_committed, f"committed up to {world.ends()}", runs)
     world.all_in()
 
 
