@@ -3,8 +3,11 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Tests at a time; each worker starts services of its own. 0: in this process.
-WORKERS ?= 2
+# Tests at a time; each worker starts services of its own. 0: in this process. Most tests wait for a
+# process or a service, so that three of them keep two cores busy.
+WORKERS ?= 3
+# Module by module, in the order of the folders: what takes longest is in the first of them.
+SPREAD := --dist loadscope --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := k2i_tasks flows tests benchmarks
@@ -35,7 +38,7 @@ demo: $(VENV)/run.stamp
 	else exec $(BIN)/python flows/ingest.py $(ARGS); fi
 
 test: $(VENV)/dev.stamp
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) $(ARGS)
 
 # Minutes to hours: thousands of crashes, schedules, flipped bits and lost answers. SEED=... repeats.
 CYCLES ?= 5000

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from k2i_tasks.failpoints import hit
 from k2i_tasks.types import Offsets
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Acknowledger:
     def _main(self) -> None:
         while (offsets := self._take()) is not None:
             try:
+                hit("offsets.commit.before")
                 self._publish(offsets)
                 self._published(offsets)
             except Exception as error:

@@ -41,10 +41,19 @@ NAMES: tuple[str, ...] = (
     "wal.checkpoint.switched",
     "wal.checkpoint.unlinked",
     # The log is closed.
+    "wal.close.before",
     "wal.close.synced",
+    # A table, its dead letters' table, and a column that records need.
+    "table.create.before",
+    "table.created",
+    "dead_letters.create.before",
+    "dead_letters.created",
+    "schema.evolve.before",
+    "schema.evolved",
     # A sealed batch becomes durable files.
     "flush.before",
     "flush.file.before",
+    "flush.file.group",
     "flush.file.written",
     "flush.file.synced",
     "flush.staged.before",
@@ -52,6 +61,9 @@ NAMES: tuple[str, ...] = (
     # Dead letters go before their batch.
     "dead_letters.commit.before",
     "dead_letters.committed",
+    # Manifests and metadata files of a local warehouse: their bytes, and before they are told of.
+    "metadata.file.written",
+    "metadata.file.synced",
     # The batch's commit.
     "commit.manifests.before",
     "commit.intent.before",
@@ -59,9 +71,12 @@ NAMES: tuple[str, ...] = (
     "commit.answered",
     "commit.landed.before",
     "commit.landed",
+    "offsets.commit.before",
     "offsets.committed",
     # The start of a run.
+    "claim.before",
     "claim.landed",
+    "claim.recorded",
     "recovery.step",
 )
 

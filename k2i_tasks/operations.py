@@ -182,7 +182,9 @@ class Operations:
 
     def create(self, schema: pa.Schema) -> SinkState:
         """Creates the table for rows of `schema`; its recorded state (empty, unless raced)."""
+        hit("table.create.before")
         self._staging.create(schema)
+        hit("table.created")
         return self._start_state(self._committer.look())
 
     def payload_schema(self) -> pa.Schema:
@@ -207,10 +209,12 @@ class Operations:
             topic_ids={**state.topic_ids, origin.topic: origin.topic_id},
             cluster_id=origin.cluster_id,
         )
+        hit("claim.before")
         claimed = self._committer.claim(wanted, offsets, mine)
         hit("claim.landed")
         uuid = self._committer.table_uuid or ""
         self._journal.claimed(self._committer.name, uuid, claimed.epoch, self._committer.me.owner)
+        hit("claim.recorded")
         return claimed
 
     def recover(self) -> Offsets:

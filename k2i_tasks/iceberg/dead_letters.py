@@ -15,6 +15,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.manifest import DataFile
 
 from k2i_tasks.config import Config
+from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.committer import Committer, Head
 from k2i_tasks.iceberg.data_files import data_file, read_staged, why_unusable
@@ -85,7 +86,9 @@ class DeadLetterTable:
         identifier = self._committer.identifier
         table = find_table(self._catalog, identifier)
         if table is None:
+            hit("dead_letters.create.before")
             table = create_table(self._catalog, identifier, SCHEMA, self._config)
+            hit("dead_letters.created")
         rows = as_table(letters, time.time())
         return DataFileWriter(table, self._config).write([rows], batch_id=batch_id)
 

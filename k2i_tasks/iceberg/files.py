@@ -14,6 +14,8 @@ from typing import Any
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
+from k2i_tasks.failpoints import hit
+
 #: For PyIceberg's property `py-io-impl`.
 DURABLE_FILE_IO = "k2i_tasks.iceberg.files.DurableFileIO"
 
@@ -87,7 +89,9 @@ class _DurableStream:
     def close(self) -> None:
         if not self.closed:
             self._stream.close()
+            hit("metadata.file.written")
             sync_file(self._path)
+            hit("metadata.file.synced")
 
     def __enter__(self) -> _DurableStream:
         return self

@@ -31,6 +31,7 @@ from k2i_tasks.errors import (
     SchemaConflictError,
     TransientError,
 )
+from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.arrow import arrow_schema
 from k2i_tasks.iceberg.difference import Difference, difference
 from k2i_tasks.iceberg.errors import commit_outcome, translated
@@ -301,7 +302,9 @@ def evolve(catalog: Catalog, identifier: tuple[str, ...], schema: pa.Schema) -> 
         if not found.changes:
             return table
         try:
+            hit("schema.evolve.before")
             _apply(table, found)
+            hit("schema.evolved")
         except (CommitConflictError, CommitStateUnknownError) as error:
             if attempt == _EVOLVE_ATTEMPTS:
                 raise

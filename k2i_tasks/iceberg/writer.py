@@ -134,6 +134,7 @@ class DataFileWriter:
                     while end < group.rows.num_rows and stream.tell() < self._target_bytes:
                         writer.write_table(group.rows.slice(end, limit), row_group_size=limit)
                         end = min(end + limit, group.rows.num_rows)
+                        hit("flush.file.group")
                     hit("flush.file.written")
                     writer.close()
                     footer, size = writer.writer.metadata, stream.tell()

@@ -211,6 +211,7 @@ class WriteAheadLog:
                 return
             self._closed = True
             try:
+                hit("wal.close.before")
                 if self._segment.unsynced and self._poison is None:
                     self._sync()
                     hit("wal.close.synced")

@@ -59,6 +59,7 @@ def report(tally: Tally, seed: int, seconds: float) -> dict[str, Any]:
         "kinds": dict(sorted(tally.kinds.items())),
         "kills_by_place": dict(sorted(tally.places.items())),
         "outcomes": dict(sorted(tally.outcomes.items())),
+        "lies": dict(sorted(tally.lies.items())),
         "lost": 0,
         "doubled": 0,
     }

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Message, Producer
 
@@ -19,15 +20,22 @@ from tests.support import event
 
 #: Every so many-th event cannot be decoded.
 BAD_EVERY = 37
+#: After so many events there is one column more.
+COLUMN_EVERY = 300
 
 
 def is_bad(number: int) -> bool:
     return number % BAD_EVERY == BAD_EVERY - 1
 
 
+def told(number: int) -> dict[str, Any]:
+    """What the event of this number says: the later it comes, the later the name of one field."""
+    return {**event(number), f"column_{number // COLUMN_EVERY}": number}
+
+
 def payload(number: int) -> bytes:
     """What the event of this number looks like on the wire."""
-    return b"bad %d" % number if is_bad(number) else json.dumps(event(number)).encode()
+    return b"bad %d" % number if is_bad(number) else json.dumps(told(number)).encode()
 
 
 class BrokerProcess:

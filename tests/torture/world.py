@@ -31,8 +31,8 @@ from k2i_tasks.metrics import Metrics
 from k2i_tasks.runner import Runner
 from k2i_tasks.wiring import build_runner
 from tests.program import Program
-from tests.support import Position, event, read_by_metadata
-from tests.torture.broker import BrokerProcess, is_bad, payload
+from tests.support import Position, read_by_metadata
+from tests.torture.broker import COLUMN_EVERY, BrokerProcess, is_bad, payload, told
 
 PARTITIONS = 4
 #: Longest that any process may take, in seconds.
@@ -70,6 +70,7 @@ class Fault:
 
 
 NONE = Fault()
+_LIES = "lies.txt"
 
 
 class World:
@@ -99,6 +100,12 @@ class World:
         for number, partition, offset in self._broker.produce(self.topic, first, count):
             self.written[partition, offset] = number
 
+    def produce_a_new_column(self) -> int:
+        """Writes events until one has a column that the table lacks; how many."""
+        count = COLUMN_EVERY - len(self.written) % COLUMN_EVERY + 1
+        self.produce(count)
+        return count
+
     def lose_wal(self) -> None:
         shutil.rmtree(self.wal, ignore_errors=True)
 
@@ -125,7 +132,7 @@ class World:
             overrides={},
         )
         ends = self._ends()
-        return self._fork(lambda: _ingest(config, ends, fault), fault)
+        return self._fork(lambda: _ingest(config, ends, fault, self.folder), fault)
 
     def run(self, fault: Fault = NONE, *, wal: Path | None = None) -> int:
         """The run's exit code, negative the signal that ended it."""
@@ -154,6 +161,13 @@ class World:
                 os.waitpid(pid, 0)
                 raise WrongError(f"a run did not end within {PATIENCE_SECONDS:.0f} s\n{self.log()}")
             time.sleep(0.002)
+
+    def lies(self) -> list[str]:
+        """What the catalog of the runs since the last call has answered falsely."""
+        path = self.folder / _LIES
+        found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return found
 
     def log(self) -> str:
         """The last lines that runs of this world have printed."""
@@ -258,9 +272,12 @@ class World:
     def _values(self, location: str, letters: dict[Position, dict[str, Any]]) -> None:
         for row in read_by_metadata(location):
             place = (row["_kafka_partition"], row["_kafka_offset"])
-            wanted = event(self.written[place])
+            wanted = told(self.written[place])
             for name in ("customer", "amount", "express", "address", "items", "note"):
                 assert row[name] == wanted[name], f"{place}: {name} is {row[name]!r}"
+            for name in row:
+                if name.startswith("column_"):
+                    assert row[name] == wanted.get(name), f"{place}: {name} is {row[name]!r}"
         for place, letter in letters.items():
             assert bytes(letter["value"]) == payload(self.written[place]), f"letter at {place}"
 
@@ -287,14 +304,14 @@ def _by_position(
 # Inside a forked process.
 
 
-def _ingest(config: Config, ends: dict[int, int], fault: Fault) -> int:
+def _ingest(config: Config, ends: dict[int, int], fault: Fault, folder: Path) -> int:
     logs.configure("info", "text", None)
     logging.getLogger("pyiceberg").setLevel(logging.ERROR)
     if fault.place is not None:
         act = _freeze if fault.stop else failpoints.kill_self
         failpoints.arm(fault.place, act, nth=fault.nth)
     if fault.commits is not None:
-        _lie(random.Random(fault.commits))
+        _lie(random.Random(fault.commits), folder / _LIES)
     if fault.file_bytes_max is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_bytes_max, fault.file_bytes_max))
@@ -325,28 +342,31 @@ def _freeze(_name: str) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def _lie(draw: random.Random) -> None:
-    """Every other commit is answered with what is not, or not yet, so."""
+def _lie(draw: random.Random, notes: Path) -> None:
+    """Five of eight commits are answered with what is not, or not yet, so; noted, line by line."""
     plain = SqlCatalog.commit_table
+    lies: list[tuple[str, type[Exception]]] = [
+        ("503, and nothing was done", ice.ServiceUnavailableError),
+        ("504, and nothing was done", ice.CommitStateUnknownException),
+        ("done, and the answer was lost", requests.Timeout),
+        ("409, though it was done", ice.CommitFailedException),
+        ("it lands later, if it can", requests.Timeout),
+    ]
 
     def commit_table(self: SqlCatalog, *what: Any) -> Any:
-        chance = draw.random()
-        if chance < 0.1:
-            raise ice.ServiceUnavailableError("503, and nothing was done")
-        if chance < 0.2:
+        chance = draw.randrange(8)
+        if chance >= len(lies):
+            return plain(self, *what)
+        words, error = lies[chance]
+        with notes.open("a", encoding="utf-8") as file:
+            file.write(words + "\n")
+        if "nothing" not in words and "later" not in words:
             plain(self, *what)
-            raise requests.Timeout("done, and the answer was lost")
-        if chance < 0.3:
-            plain(self, *what)
-            raise ice.CommitFailedException("409, though it was done")
-        if chance < 0.4:
+        if "later" in words:
             late = threading.Timer(draw.uniform(0.05, 0.6), _quietly, (plain, self, *what))
             late.daemon = True
             late.start()
-            raise requests.Timeout("it lands later, if it can")
-        if chance < 0.5:
-            raise ice.CommitStateUnknownException("504, and nothing was done")
-        return plain(self, *what)
+        raise error(words)
 
     setattr(SqlCatalog, "commit_table", commit_table)  # noqa: B010  # another signature
 
