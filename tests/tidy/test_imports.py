@@ -15,8 +15,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "types errors clock collector figures committed sql_words server_keeper",
-        "acknowledger calls config metrics logs failpoints sql_guard local_server progress",
-        "engine kafka codecs buffer wal iceberg serving secrets",
+        "calls config metrics logs failpoints sql_guard local_server progress",
+        "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
         "cells prefect_api terminal_parts cli_options cli_status",
         "journal query tracking terminal cli_frame",
         "operations table_view summary verification",
