@@ -23,7 +23,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-ver
 help:
 	@echo 'make demo    events from an embedded broker into a local table; ARGS="--duration 30"'
 	@echo 'make test    all tests; ARGS="tests/unit -k name" WORKERS=0 for some'
-	@echo 'make torture thousands of crashes and faults, table and topic compared after each; CYCLES, SEED'
+	@echo 'make torture thousands of crashes and faults, table and topic compared after each; SCALE, MINUTES, SEED'
 	@echo 'make lint    what CI checks before the tests: ruff and mypy'
 	@echo 'make format  rewrite the code in the house style'
 	@echo 'make docs    write the configuration reference from the model'
@@ -40,10 +40,13 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	@$(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) $(ARGS)
 
-# Minutes to hours: thousands of crashes, schedules, flipped bits and lost answers. SEED=... repeats.
-CYCLES ?= 5000
+# A night: thousands of crashes, schedules, flipped bits and lost answers. SCALE=0.1 is a tenth of
+# it, SEED=... repeats the crashes, and after MINUTES it ends.
+SCALE ?= 1
+MINUTES ?= 720
 torture: $(VENV)/dev.stamp
-	@$(BIN)/python -m tests.torture --cycles $(CYCLES) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.torture.night --scale $(SCALE) --minutes $(MINUTES) \
+		$(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check $(SOURCES)

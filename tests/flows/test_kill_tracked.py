@@ -12,6 +12,7 @@ from tests.flows.live import Live, client_environ
 from tests.flows.rig import wait_until
 from tests.kafka_world import Stream, World
 from tests.running import PATIENCE_SECONDS, running
+from tests.scale import times
 
 pytestmark = [pytest.mark.integration, pytest.mark.prefect_server]
 
@@ -28,14 +29,15 @@ def committed(live: Live) -> bool:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("turn", range(times(1, 40)))
 def test_five_kills_of_a_tracked_run_lose_and_double_nothing(
-    live: Live, kafka_bootstrap: str, tmp_path: Path
+    live: Live, kafka_bootstrap: str, tmp_path: Path, turn: int
 ) -> None:
     live.start()
     world = World(tmp_path, kafka_bootstrap)
     world.program.tracked = True
     world.program.environ |= client_environ(live)
-    draw = random.Random(SEED)
+    draw = random.Random(SEED + turn)
     with Stream(world) as stream:
         for _ in range(KILLS):
             with running(world.program) as run:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from k2i_tasks.wal import Disk, WalEntry, WalKind, WriteAheadLog
 from k2i_tasks.wal.format import HEADER_BYTES, Frame
 from k2i_tasks.wal.scan import Ending, Scan, scan
+from tests.scale import times
 
 APPENDED = 60
 NAME = "00000002.log"
@@ -148,7 +149,7 @@ def _tails(dice: random.Random, older: bytes, data: bytes) -> Iterator[tuple[str
     stale, own = scan(older).frames, scan(data).frames
     for size in range(0, 200):
         yield "zeros", bytes(size)
-    for _ in range(500):
+    for _ in range(times(500, 100_000)):
         yield "garbage", dice.randbytes(dice.randrange(400))
     for frame in stale:
         yield "stale frame", older[frame.position : frame.end]

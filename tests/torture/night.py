@@ -1,0 +1,113 @@
+"""`make torture`: everything that is random or slow, in the counts of a night, or in a share of it.
+
+Runs one step after the other and prints what each took; ends with 1 when a step has failed, and
+with 4 when the time was over before the last step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.scale import VARIABLE
+
+#: Cycles of the torture harness in a whole night.
+CYCLES = 5000
+#: How often the tests on real brokers are run in a whole night.
+ROUNDS = 20
+WORLDS = ("kafka_world", "kafka_losses", "group", "iceberg_world", "catalog_faults", "store_faults")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One process.
+
+    Args:
+        name: what it tries.
+        words: after `python -m`.
+    """
+
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step that was run: its exit code (negative the signal that ended it) and its time."""
+
+    name: str
+    code: int
+    seconds: int
+
+
+def steps(scale: float, seed: int, minutes: float) -> Iterator[Step]:
+    """All there is to do."""
+    cycles = max(1, round(CYCLES * scale))
+    words = f"tests.torture --cycles {cycles} --seed {seed} --minutes {minutes / 2:.1f}"
+    yield Step(f"{cycles} crashes and faults, seed {seed}", tuple(words.split()))
+    yield Step("schedules", _tests("tests/simulation"))
+    yield Step("bytes and bits of the log", _tests("tests/property"))
+    yield Step("kills of runs that Prefect shows", _tests("tests/flows/test_kill_tracked.py"))
+    files = [f"tests/integration/test_{name}.py" for name in WORLDS]
+    for number in range(1, max(1, round(ROUNDS * scale)) + 1):
+        yield Step(f"brokers, catalogs and stores, round {number}", _tests(*files))
+    yield Step("what takes minutes", _tests("-m", "slow", "tests"))
+
+
+def _tests(*words: str) -> tuple[str, ...]:
+    spread = ("-n", "2", "--dist", "loadscope", "--no-loadscope-reorder")
+    return ("pytest", "-q", "--timeout", "10800", *spread, *words)
+
+
+def run(step: Step, scale: float, seconds: float) -> Done:
+    """Runs a step, for so long at most."""
+    print(f"== {step.name}", flush=True)
+    began = time.monotonic()
+    environ = {**os.environ, VARIABLE: str(scale)}
+    process = subprocess.Popen([sys.executable, "-m", *step.words], env=environ)
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # services that tests have started are stopped
+        code = process.wait()
+    return Done(step.name, code, round(time.monotonic() - began))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture.night", description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of a whole night, 0 to 1")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--minutes", type=float, default=720.0, help="end after this time")
+    parser.add_argument("--json", type=Path, help="write what was done to this file")
+    chosen = parser.parse_args()
+    print(f"seed {chosen.seed}, scale {chosen.scale}", flush=True)
+    deadline = time.monotonic() + 60 * chosen.minutes
+    done: list[Done] = []
+    late = False
+    for step in steps(chosen.scale, chosen.seed, chosen.minutes):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            late = True
+            print(f"not run, the time is over: {step.name}", flush=True)
+            continue
+        done.append(run(step, chosen.scale, left))
+    for each in done:
+        print(f"{'held  ' if each.code == 0 else 'FAILED'} {each.seconds:6d} s  {each.name}")
+    if chosen.json:
+        chosen.json.write_text(json.dumps([asdict(each) for each in done], indent=2))
+    if any(each.code for each in done):
+        return 1
+    return 4 if late else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
