@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import ingest, start, verify
+from benchmarks import compare, ingest, start, verify
 
 BENCHMARKS = {
+    "compare": ("ours and other engines on one topic, in turn, in one run", compare),
     "ingest": ("typed JSON of a real broker into a REST catalog, killed on the way", ingest),
     "start": ("from `python flows/ingest.py` to the first record and the first rows", start),
     "verify": ("`k2i verify` of a table of ten million rows", verify),

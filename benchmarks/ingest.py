@@ -15,17 +15,13 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.meter import peak_mb
+from benchmarks.services import services
 from tests.program import Program
-from tests.stack.__main__ import default_cache
-from tests.stack.programs import free_port
-from tests.stack.service import Settings
-from tests.stack.services import build
 from tests.support import CatalogAt, create_topic, event, outsider, produce
 
 PARTITIONS = 4
@@ -62,33 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
 
 
-#: What a benchmark runs against.
-NAMES = ("kafka", "iceberg-rest")
-
-
-@contextmanager
-def services(home: Path) -> Iterator[tuple[str, CatalogAt]]:
-    """A broker's address and a catalog, running while inside, with data below `home`."""
-    running = build(Settings(home / "stack", default_cache()))
-    try:
-        for name in NAMES:
-            for role in running[name].ports:
-                key = f"{name}.{role}" if role else name
-                running[name].settings.ports.setdefault(key, free_port())
-            running[name].up()
-        client = running["iceberg-rest"].client()
-        catalog = CatalogAt(client["ICEBERG_REST_URI"], client["ICEBERG_REST_WAREHOUSE"])
-        yield running["kafka"].client()["KAFKA_BOOTSTRAP"], catalog
-    finally:
-        for name in NAMES:
-            running[name].down()
-
-
 def run(chosen: argparse.Namespace) -> int:
     """Measures, prints and writes the figures; 1 if the table is not the topic."""
     with tempfile.TemporaryDirectory(prefix="k2i-bench-") as folder:
         home = Path(folder)
-        with services(home) as (bootstrap, catalog):
+        with services(home) as running:
+            bootstrap, catalog = running.bootstrap, running.catalog
             figures = _measured(home, bootstrap, catalog, chosen.messages, chosen.kills)
     print(json.dumps(figures, indent=2))
     if chosen.json:
@@ -147,9 +122,9 @@ def _cost(program: Program, words: list[str], until: Any = None) -> Cost:
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as stream:
         process = program.start(*words, stdout=stream)
-        peak_mb = 0.0
+        most_mb = 0.0
         while True:
-            peak_mb = max(peak_mb, process_peak_mb(process.pid))
+            most_mb = max(most_mb, peak_mb(process.pid))
             ended, status, used = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break
@@ -161,16 +136,10 @@ def _cost(program: Program, words: list[str], until: Any = None) -> Cost:
     return Cost(
         cpu_seconds=round(used.ru_utime + used.ru_stime, 2),
         wall_seconds=round(time.monotonic() - began, 2),
-        peak_rss_mb=round(peak_mb, 1),
+        peak_rss_mb=round(most_mb, 1),
         exit_code=process.returncode,
         output=log.read_text(encoding="utf-8"),
     )
-
-
-def process_peak_mb(pid: int) -> float:
-    """The process's own peak so far; what `wait4` tells begins with that of its parent."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("ascii"))
-    return int(found[1]) / 1024 if found else 0.0
 
 
 def _rows(program: Program) -> int:

@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ingest import PARTITIONS, process_peak_mb, services
+from benchmarks.ingest import PARTITIONS
+from benchmarks.meter import peak_mb
+from benchmarks.services import services
 from tests.program import Program
 from tests.support import CatalogAt, create_topic, event, produce
 
@@ -35,8 +37,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Measures, prints and writes the figures; 1 if the table is not proven."""
     with tempfile.TemporaryDirectory(prefix="k2i-bench-", dir=chosen.folder) as folder:
         home = Path(folder)
-        with services(home) as (bootstrap, catalog):
-            program = _filled(home, bootstrap, catalog, chosen.rows)
+        with services(home) as running:
+            program = _filled(home, running.bootstrap, running.catalog, chosen.rows)
             found = [_verified(program, chosen.values) for _ in range(chosen.runs)]
     figures: dict[str, Any] = {
         "rows": chosen.rows,
@@ -83,7 +85,7 @@ def _verified(program: Program, values: str) -> dict[str, Any]:
         process = program.command(*words, stdout=log)
         highest_mb = 0.0
         while True:
-            highest_mb = max(highest_mb, process_peak_mb(process.pid))
+            highest_mb = max(highest_mb, peak_mb(process.pid))
             ended, status, used = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break

@@ -1,0 +1,204 @@
+"""How each engine is started on a topic; catalog and commit interval are the same for all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from pyiceberg.catalog.rest import RestCatalog
+
+from benchmarks.topic import SCHEMA, Topic
+from tests.program import Program
+from tests.stack import maven
+from tests.stack.programs import HOST, find_jdk, free_port
+from tests.stack.services import Kafka
+from tests.support import CatalogAt
+
+PEERS = Path(__file__).resolve().parent / "peers"
+NAMESPACE = "tests"
+#: What Flink needs of a Java that closes its packages.
+OPENS = [
+    f"--add-opens=java.base/{package}=ALL-UNNAMED"
+    for package in (
+        "java.util",
+        "java.lang",
+        "java.time",
+        "java.net",
+        "java.nio",
+        "sun.nio.ch",
+        "java.util.concurrent",
+    )
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of one engine.
+
+    Args:
+        topic: what it reads.
+        catalog: where its table is.
+        table: the table's name in the namespace `tests`.
+        folder: for its files.
+        interval_seconds: how often it commits.
+        broker: the broker's service, whose jars hold Kafka Connect.
+        rest: a client of the catalog.
+    """
+
+    topic: Topic
+    catalog: CatalogAt
+    table: str
+    folder: Path
+    interval_seconds: float
+    broker: Kafka
+    rest: RestCatalog
+
+    @property
+    def identifier(self) -> str:
+        return f"{NAMESPACE}.{self.table}"
+
+    def make_table(self) -> None:
+        """The table that a peer fills, typed."""
+        self.rest.create_namespace_if_not_exists(NAMESPACE)
+        properties = {"format-version": "2", "write.parquet.compression-codec": "zstd"}
+        self.rest.create_table(self.identifier, SCHEMA, properties=properties)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What is to be run: words of the command, and variables beside those of this process."""
+
+    words: list[str | Path]
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One way from the topic to a table.
+
+    Args:
+        title: as people are told.
+        prepare: makes a run ready, and says how to start it.
+        typed: whether the events' fields become columns.
+        table: whether there is a table in the end; an engine without one ends by itself.
+    """
+
+    title: str
+    prepare: Callable[[Job], Started]
+    typed: bool = True
+    table: bool = True
+
+
+def _k2i(job: Job, form: str) -> Started:
+    program = Program(
+        job.folder,
+        job.topic.bootstrap,
+        job.topic.name,
+        job.catalog,
+        extra="[prefect]\nenabled = false\n",
+    )
+    environ = {
+        "K2I_ICEBERG_TABLE_NAME": job.table,
+        "K2I_KAFKA_FORMAT_TYPE": form,
+        "K2I_KAFKA_BATCH_SIZE": "20000",
+        "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": str(job.interval_seconds),
+        "K2I_BUFFER_FLUSH_BATCH_SIZE": "100000",
+        "K2I_BUFFER_MAX_SIZE_MB": "256",
+    }
+    words = ["-m", "k2i_tasks.cli", "ingest", "--config", str(program.config), "--no-prefect"]
+    return Started([sys.executable, *words, "--plain"], environ)
+
+
+def _plain(job: Job) -> Started:
+    job.make_table()
+    at = (job.catalog.uri, job.catalog.warehouse, job.identifier)
+    words = (job.topic.bootstrap, job.topic.name, *at, str(job.interval_seconds))
+    return Started([sys.executable, PEERS / "plain.py", *words])
+
+
+def _drain(job: Job) -> Started:
+    words = (job.topic.bootstrap, job.topic.name, str(job.topic.messages))
+    return Started([sys.executable, PEERS / "drain.py", *words])
+
+
+def _flink(job: Job) -> Started:
+    job.make_table()
+    cache = job.broker.settings.cache
+    library = maven.fetch(cache, "bench-flink", PEERS / "flink.pom.xml")
+    classes = maven.compile_java(cache, "bench-flink", library, PEERS, "FlinkJob.java")
+    java: list[str | Path] = [find_jdk() / "bin" / "java", "-Xms512m", "-Xmx2g", *OPENS]
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    at = (job.catalog.uri, job.catalog.warehouse, NAMESPACE, job.table)
+    every = str(max(1, round(job.interval_seconds)))
+    words = (job.topic.bootstrap, job.topic.name, *at, every, str(job.folder), str(free_port()))
+    return Started([*java, quiet, "-cp", f"{classes}:{library}/*", "FlinkJob", *words])
+
+
+def _connect(job: Job) -> Started:
+    job.make_table()
+    library = maven.fetch(job.broker.settings.cache, "bench-connect", PEERS / "connect.pom.xml")
+    plugins = job.folder / "plugins"
+    plugins.mkdir()
+    (plugins / "iceberg").symlink_to(library)
+    control = f"control-{job.table}"
+    admin = AdminClient({"bootstrap.servers": job.topic.bootstrap})
+    admin.create_topics([NewTopic(control, 1, 1)])[control].result(30)
+    worker = {
+        "bootstrap.servers": job.topic.bootstrap,
+        "listeners": f"http://{HOST}:{free_port()}",
+        "key.converter": "org.apache.kafka.connect.storage.StringConverter",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter.schemas.enable": "false",
+        "offset.storage.file.filename": job.folder / "offsets",
+        "offset.flush.interval.ms": round(job.interval_seconds * 1000),
+        "plugin.discovery": "only_scan",
+        "plugin.path": plugins,
+    }
+    sink = {
+        "name": job.table,
+        "connector.class": "org.apache.iceberg.connect.IcebergSinkConnector",
+        "tasks.max": 2,
+        "topics": job.topic.name,
+        "consumer.override.auto.offset.reset": "earliest",
+        "iceberg.tables": job.identifier,
+        "iceberg.control.topic": control,
+        "iceberg.control.group-id-prefix": control,
+        "iceberg.control.commit.interval-ms": round(job.interval_seconds * 1000),
+        "iceberg.catalog.type": "rest",
+        "iceberg.catalog.uri": job.catalog.uri,
+        "iceberg.catalog.warehouse": job.catalog.warehouse,
+    }
+    files = []
+    for name, settings in (("worker", worker), ("sink", sink)):
+        files.append(job.folder / f"{name}.properties")
+        files[-1].write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+    java: list[str | Path] = [find_jdk() / "bin" / "java", "-Xms512m", "-Xmx3g"]
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    main = "org.apache.kafka.connect.cli.ConnectStandalone"
+    return Started([*java, quiet, "-cp", job.broker.classpath(), main, *files])
+
+
+ENGINES: dict[str, Engine] = {
+    "drain": Engine("librdkafka alone, no table", _drain, typed=False, table=False),
+    "k2i": Engine("K2I for Python", lambda job: _k2i(job, "json")),
+    "k2i-raw": Engine("K2I for Python, raw bytes", lambda job: _k2i(job, "raw"), typed=False),
+    "plain": Engine("plain Python loop", _plain),
+    "flink": Engine("Flink SQL sink", _flink),
+    "connect": Engine("Kafka Connect sink, 2 tasks", _connect),
+}
+#: Needed by those on the Java side.
+JAVA = ("flink", "connect")
+
+
+def can_run(name: str) -> str:
+    """Why an engine cannot run on this machine; empty if it can."""
+    if shutil.which("ss") is None:
+        return "the command ss (of iproute2) is needed to see when the first bytes come"
+    if name in JAVA and shutil.which("mvn") is None:
+        return "Maven is needed to fetch it"
+    return "" if os.path.isdir("/proc/self") else "needs Linux's /proc"

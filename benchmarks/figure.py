@@ -1,0 +1,48 @@
+"""Pictures of what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+OURS, OTHERS, LIMIT = "#0b6e4f", "#8a97a6", "#d0d6dd"
+
+
+def compared(report: dict[str, Any], path: Path) -> None:
+    """Draws a report of `compare`: CPU, rate and memory of each engine, as bars from 0.
+
+    Args:
+        report: as `compare` writes it.
+        path: of the picture; its ending says which kind.
+    """
+    engines = report["engines"]
+    names = list(engines)
+    colours = [
+        OURS if name.startswith("k2i") else LIMIT if name == "drain" else OTHERS for name in names
+    ]
+    picture = Figure(figsize=(11, 0.6 + 0.5 * len(names)), layout="constrained")
+    parts = (
+        ("CPU seconds per million rows", "cpu_seconds_per_million_rows", "{:.1f}"),
+        ("rows per second", "rows_per_second", "{:,.0f}"),
+        ("peak memory, MB", "peak_rss_mb", "{:,.0f}"),
+    )
+    for axes, (title, figure, form) in zip(picture.subplots(1, 3, sharey=True), parts, strict=True):
+        middles = [engines[name][figure] for name in names]
+        runs = [[one[figure] for one in engines[name]["runs"]] for name in names]
+        below = [m - min(r) for m, r in zip(middles, runs, strict=True)]
+        above = [max(r) - m for m, r in zip(middles, runs, strict=True)]
+        titles = [engines[name]["title"] for name in names]
+        bars = axes.barh(titles, middles, color=colours, xerr=[below, above], ecolor="#39424e")
+        axes.bar_label(bars, [f" {form.format(middle)}" for middle in middles], fontsize=8)
+        axes.set_title(title, fontsize=9)
+        axes.margins(x=0.22)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+    events = f"{report['messages']:,} events of {report['bytes_per_message']} bytes"
+    picture.suptitle(
+        f"{events}, a commit every {report['commit_interval_seconds']:g} s", fontsize=10
+    )
+    picture.savefig(path, dpi=150)

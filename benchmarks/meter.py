@@ -1,0 +1,121 @@
+"""What a process and its children use: CPU seconds, peak memory, bytes from the broker. Linux.
+
+CPU is that of `/proc/PID/stat` (user and system, ended children included), memory the sum of the
+processes' own peaks. What was used before the first bytes of the topic came is start-up, and is
+kept apart: an engine that runs for weeks starts once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+#: More than what clients talk about before the first fetch.
+FIRST_BYTES = 300_000
+EVERY_SECONDS = 0.1
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look: when (monotonic), CPU seconds and bytes received so far."""
+
+    at: float
+    cpu_seconds: float
+    received: int
+
+
+class Meter:
+    """Looks at a process tree from a thread until it is stopped; for a `with` statement.
+
+    Args:
+        pid: root of the tree.
+        broker_port: whose connections count as the topic's.
+    """
+
+    def __init__(self, pid: int, broker_port: int) -> None:
+        self._pid = pid
+        self._port = broker_port
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.samples: list[Sample] = []
+        self.peak_rss_mb = 0.0
+
+    def __enter__(self) -> Meter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.is_set():
+            pids = tree(self._pid)
+            cpu = sum(map(cpu_seconds, pids))
+            self.peak_rss_mb = max(self.peak_rss_mb, sum(map(peak_mb, pids)))
+            self.samples.append(Sample(time.monotonic(), cpu, received(pids, self._port)))
+            self._done.wait(EVERY_SECONDS)
+
+    def first_data(self) -> Sample:
+        """The last look before the topic's first bytes."""
+        before = [sample for sample in self.samples if sample.received < FIRST_BYTES]
+        return before[-1] if before else self.samples[0]
+
+    def at(self, moment: float) -> Sample:
+        """The first look at or after `moment`, or the last there is."""
+        return next((each for each in self.samples if each.at >= moment), self.samples[-1])
+
+
+def tree(root: int) -> list[int]:
+    """The process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        fields = _stat(int(name)) if name.isdigit() else None
+        if fields is not None:
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = _stat(pid)
+    return sum(map(int, fields[11:15])) / _TICKS if fields is not None else 0.0
+
+
+def _stat(pid: int) -> list[str] | None:
+    """What follows the command's name in `/proc/PID/stat`; None when the process has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def peak_mb(pid: int) -> float:
+    """A process's own peak so far; what `wait4` tells begins with that of its parent."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text("utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    found = re.search(r"VmHWM:\s+(\d+) kB", text)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def received(pids: list[int], port: int) -> int:
+    """Bytes that these processes' open connections to `port` have received."""
+    words = ["ss", "-tnpHi", "dport", "=", f":{port}"]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    total = 0
+    for head, details in zip(lines[::2], lines[1::2], strict=False):
+        found = re.search(r"bytes_received:(\d+)", details)
+        if found and any(f"pid={pid}," in head for pid in pids):
+            total += int(found[1])
+    return total

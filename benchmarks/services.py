@@ -1,0 +1,53 @@
+"""What a benchmark runs against: a real broker and a real catalog, started for it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from tests.stack.__main__ import default_cache
+from tests.stack.programs import free_port
+from tests.stack.service import Settings
+from tests.stack.services import Kafka, build
+from tests.support import CatalogAt
+
+NAMES = ("kafka", "iceberg-rest")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """A broker and a catalog that run.
+
+    Args:
+        kafka: the broker.
+        catalog: the REST catalog, its warehouse in a local folder.
+    """
+
+    kafka: Kafka
+    catalog: CatalogAt
+
+    @property
+    def bootstrap(self) -> str:
+        """The broker's address."""
+        return self.kafka.client()["KAFKA_BOOTSTRAP"]
+
+
+@contextmanager
+def services(home: Path) -> Iterator[Services]:
+    """Both, running while inside, with data below `home`."""
+    running = build(Settings(home / "stack", default_cache()))
+    try:
+        for name in NAMES:
+            for role in running[name].ports:
+                key = f"{name}.{role}" if role else name
+                running[name].settings.ports.setdefault(key, free_port())
+            running[name].up()
+        client = running["iceberg-rest"].client()
+        catalog = CatalogAt(client["ICEBERG_REST_URI"], client["ICEBERG_REST_WAREHOUSE"])
+        yield Services(cast(Kafka, running["kafka"]), catalog)
+    finally:
+        for name in NAMES:
+            running[name].down()
