@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 OURS, OTHERS, LIMIT = "#0b6e4f", "#8a97a6", "#d0d6dd"
 
@@ -37,7 +38,9 @@ def compared(report: dict[str, Any], path: Path) -> None:
         bars = axes.barh(titles, middles, color=colours, xerr=[below, above], ecolor="#39424e")
         axes.bar_label(bars, [f" {form.format(middle)}" for middle in middles], fontsize=8)
         axes.set_title(title, fontsize=9)
-        axes.margins(x=0.22)
+        axes.margins(x=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     axes.invert_yaxis()

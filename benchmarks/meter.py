@@ -58,6 +58,8 @@ class Meter:
         while not self._done.is_set():
             pids = tree(self._pid)
             cpu = sum(map(cpu_seconds, pids))
+            if not cpu_seconds(self._pid):
+                return  # it has ended, and nothing is told of it any more
             self.peak_rss_mb = max(self.peak_rss_mb, sum(map(peak_mb, pids)))
             self.samples.append(Sample(time.monotonic(), cpu, received(pids, self._port)))
             self._done.wait(EVERY_SECONDS)
