@@ -58,8 +58,9 @@ class Meter:
         while not self._done.is_set():
             pids = tree(self._pid)
             cpu = sum(map(cpu_seconds, pids))
-            if not cpu_seconds(self._pid):
-                return  # it has ended, and nothing is told of it any more
+            root = _stat(self._pid)
+            if root is None or root[0] == "Z":
+                return  # it has ended
             self.peak_rss_mb = max(self.peak_rss_mb, sum(map(peak_mb, pids)))
             self.samples.append(Sample(time.monotonic(), cpu, received(pids, self._port)))
             self._done.wait(EVERY_SECONDS)
