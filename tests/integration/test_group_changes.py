@@ -94,6 +94,7 @@ def test_a_member_that_is_held_while_others_join_leave_and_die_doubles_and_loses
         hold.let_go()
 
     with Stream(world) as stream, running(member(world, 1, hold=hold)) as run, ExitStack() as stack:
+        run.until_committed(10)
         for place, drained in ((joined, True), (joined_again, False)):
             with held(run, place):
                 other = stack.enter_context(running(member(world, 2)))
