@@ -52,7 +52,8 @@ NAMES: tuple[str, ...] = (
     # Dead letters go before their batch.
     "dead_letters.commit.before",
     "dead_letters.committed",
-    # The batch's commit.
+    # The batch's commit; first, before it looks at the table.
+    "commit.before",
     "commit.manifests.before",
     "commit.intent.before",
     "commit.send.before",

@@ -27,6 +27,7 @@ SLOW_PLACES = [
     "flush.file.synced:1",
     "flush.staged.before:1",
     "recovery.step:1",
+    "commit.before:1",
     "commit.manifests.before:1",
     "commit.manifests.before:2",
     "commit.intent.before:1",

@@ -53,12 +53,14 @@ def noticed(run: Running) -> Iterator[None]:
 
 # A place in the program.
 
-#: The data file is being written; before the intent and after it; applied, and not yet known.
-PLACES = ("flush.file.written", "commit.intent.before", "commit.send.before", "commit.answered")
+#: Staged, and about to look at the table: what it finds there alone stops it; about to write the
+#: intent; in the midst of a data file; applied, and not yet known.
+PLACES = ("commit.before", "commit.intent.before", "flush.file.written", "commit.answered")
 #: The others on the way of a batch.
 SLOW_PLACES = (
     *("flush.before", "flush.file.before", "flush.staged.before", "flush.staged"),
-    *("commit.manifests.before", "commit.landed.before", "commit.landed", "wal.append.written"),
+    *("commit.manifests.before", "commit.send.before", "commit.landed.before", "commit.landed"),
+    "wal.append.written",
 )
 
 
