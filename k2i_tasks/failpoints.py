@@ -64,7 +64,8 @@ NAMES: tuple[str, ...] = (
     # Manifests and metadata files of a local warehouse: their bytes, and before they are told of.
     "metadata.file.written",
     "metadata.file.synced",
-    # The batch's commit.
+    # The batch's commit; first, before it looks at the table.
+    "commit.before",
     "commit.manifests.before",
     "commit.intent.before",
     "commit.send.before",

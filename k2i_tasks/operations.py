@@ -364,6 +364,7 @@ class Operations:
             hit("dead_letters.commit.before")
             self._dead_letters.commit(batch_id, ranges, staged.dead_letter_files)
             hit("dead_letters.committed")
+        hit("commit.before")
         summary: Mapping[str, str] = {"k2i.batch": batch_id, "k2i.reason": reason}
         snapshot_id = self._committer.commit(
             batch_id,

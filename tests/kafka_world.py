@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from k2i_tasks.iceberg.state import SinkState, recorded
 from tests.program import Program
 from tests.running import PATIENCE_SECONDS, Offsets
 from tests.support import (
+    CatalogAt,
     Position,
     assert_exactly_once,
     await_leaders,
@@ -36,13 +38,14 @@ Row = dict[str, Any]
 
 
 class World:
-    """One topic of numbered records, and the program that ingests it into SQLite's catalog.
+    """One topic of numbered records, and the program that ingests it.
 
     Args:
         folder: of the program.
         bootstrap: the broker.
         partitions: of the topic.
         config: of the topic.
+        rest: a REST catalog; None for SQLite in the folder.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class World:
         *,
         partitions: int = 2,
         config: dict[str, str] | None = None,
+        rest: CatalogAt | None = None,
     ) -> None:
         self.bootstrap = bootstrap
         self.topic = f"kafka-{uuid.uuid4().hex[:8]}"
@@ -59,7 +63,7 @@ class World:
         self.admin = AdminClient({"bootstrap.servers": bootstrap})
         impatient = "".join(f'"{key}" = "{value}"\n' for key, value in IMPATIENT.items())
         self.program = Program(
-            folder, bootstrap, self.topic, extra=f"[kafka.properties]\n{impatient}"
+            folder, bootstrap, self.topic, rest, extra=f"[kafka.properties]\n{impatient}"
         )
         self.program.environ = {"K2I_KAFKA_METADATA_REFRESH_SECONDS": "1"}
         #: What the table must hold, and nothing else.
@@ -74,13 +78,8 @@ class World:
 
     def another_program(self, wal: Path, *, group: str) -> Program:
         """A second program for the same table, with a log and a group of its own."""
-        other = Program(self.program.folder, self.bootstrap, self.topic, extra=self.program.extra)
-        other.environ = {
-            **self.program.environ,
-            "K2I_TRANSACTION_LOG_LOG_DIR": str(wal),
-            "K2I_KAFKA_CONSUMER_GROUP": group,
-        }
-        return other
+        own = {"K2I_TRANSACTION_LOG_LOG_DIR": str(wal), "K2I_KAFKA_CONSUMER_GROUP": group}
+        return replace(self.program, environ=self.program.environ | own)
 
     def number(self) -> bytes:
         """The next record's value."""

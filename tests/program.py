@@ -32,6 +32,7 @@ class Program:
         extra: further TOML, after all else.
         environ: further variables.
         tracked: whether it is shown in Prefect, as the environment says where.
+        module: what is run: the program's own, or one that prepares it.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Program:
     extra: str = ""
     environ: dict[str, str] = field(default_factory=dict)
     tracked: bool = False
+    module: str = "k2i_tasks.cli"
 
     @property
     def table(self) -> str:
@@ -129,7 +131,7 @@ sql_catalog = {{ type = "sqlite", url = "sqlite:///{self.folder}/catalog.db" }}"
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Starts one command of `k2i`; its errors go where its output goes."""
-        command = [sys.executable, "-m", "k2i_tasks.cli", name, "--config", str(self.config)]
+        command = [sys.executable, "-m", self.module, name, "--config", str(self.config)]
         return subprocess.Popen(
             [*command, *arguments],
             stdout=stdout,

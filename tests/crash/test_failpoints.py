@@ -39,6 +39,7 @@ PLACES = [
     "flush.staged:1",
     "dead_letters.commit.before:1",
     "dead_letters.committed:1",
+    "commit.before:1",
     "commit.manifests.before:2",
     "commit.intent.before:2",
     "commit.send.before:2",

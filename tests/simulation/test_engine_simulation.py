@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.world import LIMITS, Disk, Process, World
+from tests.simulation.world import LIMITS, Disk, Process, World, lands_exactly_once
 
 SEEDS = int(os.environ.get("K2I_TEST_SEEDS", "10000"))
 #: Seeds that are always run: those that tell when the check of owner and epoch is taken out, and
@@ -81,20 +81,9 @@ def wake(zombie: Process) -> None:
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_every_schedule_lands_every_offset_exactly_once(chunk: int) -> None:
     for seed in range(chunk, SEEDS, CHUNKS):
-        lands_exactly_once(seed)
+        lands_exactly_once(run, seed, KEPT)
 
 
 def test_kept_seeds_hold() -> None:
     for seed in KEPT.read_text(encoding="ascii").split():
-        lands_exactly_once(int(seed))
-
-
-def lands_exactly_once(seed: int) -> None:
-    try:
-        world, runs = run(seed)
-        missing = world.wanted() - set(world.table.rows)
-        assert not missing, f"{len(missing)} rows missing after {runs} runs"
-        extra = set(world.table.rows) - world.wanted()
-        assert not extra, f"{len(extra)} rows that nobody produced"
-    except Exception as error:
-        raise AssertionError(f"seed {seed} (add it to {KEPT.name}): {error}") from error
+        lands_exactly_once(run, int(seed), KEPT)

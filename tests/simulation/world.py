@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from k2i_tasks.engine.engine import (
     Action,
@@ -282,3 +283,21 @@ def rows_of(world: World, ranges: Ranges) -> list[tuple[int, int]]:
         for offset in world.topic[tp]
         if span.start <= offset < span.end
     ]
+
+
+def lands_exactly_once(run: Callable[[int], tuple[World, int]], seed: int, kept: Path) -> None:
+    """Lives through the schedule of one seed; afterwards the table holds each offset once.
+
+    Args:
+        run: gives the world at its end, and how many processes it took.
+        seed: of the schedule.
+        kept: the file of seeds that are always run.
+    """
+    try:
+        world, runs = run(seed)
+        missing = world.wanted() - set(world.table.rows)
+        assert not missing, f"{len(missing)} rows missing after {runs} runs"
+        extra = set(world.table.rows) - world.wanted()
+        assert not extra, f"{len(extra)} rows that nobody produced"
+    except Exception as error:
+        raise AssertionError(f"seed {seed} (add it to {kept.name}): {error}") from error

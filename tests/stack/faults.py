@@ -188,6 +188,11 @@ class FaultProxy:
             held, self._held = self._held, []
         return [self._land(rule, request) for rule, request in held]
 
+    def hang_up(self) -> None:
+        """Cuts the connections that wait for an answer which never comes."""
+        over, self.over = self.over, threading.Event()
+        over.set()
+
     def close(self) -> None:
         """Stops listening; requests that hang are cut."""
         self.over.set()
@@ -225,9 +230,8 @@ class FaultProxy:
 
     def forward_half(self, request: _Request) -> None:
         """Sends what there is of a request whose announced body is longer, and hangs up."""
-        connection = self._send_head(request)
-        connection.send(request.body)
-        connection.close()
+        with contextlib.closing(self._send_head(request)) as connection:
+            connection.send(request.body)
 
     def hold(self, rule: Rule, request: _Request) -> None:
         with self._changed:
@@ -263,8 +267,7 @@ class FaultProxy:
         return connection
 
     def _ask(self, request: _Request, slowly: int = 0) -> _Answer:
-        connection = self._send_head(request)
-        with contextlib.closing(connection):
+        with contextlib.closing(self._send_head(request)) as connection:
             for piece in pieces(request.body, slowly):
                 connection.send(piece)
             response = connection.getresponse()
@@ -383,8 +386,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(piece)
 
     def _say_nothing(self) -> None:
-        """Until the client has had enough."""
-        while not self.server.proxy.over.is_set():
+        """Until the client has had enough, or is hung up on."""
+        over = self.server.proxy.over
+        while not over.is_set():
             if select.select([self.connection], [], [], 0.05)[0]:
                 break
         self._cut()

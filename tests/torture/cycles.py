@@ -22,6 +22,7 @@ EVENTS_MAX = 240
 #: Where a frozen process is still able to do harm when it wakes, if nothing stops it.
 FREEZING = (
     "flush.staged",
+    "commit.before",
     "commit.manifests.before",
     "commit.intent.before",
     "commit.send.before",

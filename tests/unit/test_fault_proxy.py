@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -114,6 +115,17 @@ def test_a_client_without_an_answer_does_not_know_whether_it_was_done(
     assert proxy.until_done("x")[0].status == (201 if kept else None)
     assert put(proxy, "/after").status_code == 201
     assert [path for path, _ in store.kept] == ["/a"] * kept + ["/after"]
+
+
+def test_a_client_that_is_hung_up_on_waits_no_longer(store: Any, proxy: FaultProxy) -> None:
+    proxy.set(Rule("mute", Act.MUTE, "PUT", "/a$", times=2))
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            waiting = pool.submit(requests.put, proxy.url + "/a", BODY)
+            while not waiting.done():
+                proxy.hang_up()
+            assert isinstance(waiting.exception(), requests.ConnectionError)
+    assert [path for path, _ in store.kept] == ["/a"] * 2
 
 
 def test_garbage_and_half_an_answer_come_with_the_status_of_success(proxy: FaultProxy) -> None:

@@ -57,9 +57,13 @@ def batch(number: int) -> SealedBatch:
 
 
 @contextmanager
-def operations(folder: Path, owner: str) -> Iterator[Operations]:
-    log = WriteAheadLog.open(folder / "wal", segment_bytes_max=1 << 20, segments_max=10)
+def operations(
+    folder: Path, owner: str, *, wal: str = "wal", assignment: str = "all"
+) -> Iterator[Operations]:
+    log = WriteAheadLog.open(folder / wal, segment_bytes_max=1 << 20, segments_max=10)
     config = config_at(folder, table_management={"schema_mismatch_action": "evolve"})
+    kafka = config.kafka.model_copy(update={"assignment": assignment})
+    config = config.model_copy(update={"kafka": kafka})
     found = build_operations(config, {}, owner, Journal(log), lambda _offsets: None)
     try:
         yield found

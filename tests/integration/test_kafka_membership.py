@@ -1,49 +1,56 @@
-"""Two sources in one consumer group, against a broker in this process."""
+"""Two sources in one consumer group, against a real broker.
+
+librdkafka's own broker would do, but lets a group that changes wait for most of a session.
+"""
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as ClientPartition
 
-from k2i_tasks.kafka.embedded import EmbeddedBroker
+from k2i_tasks.config.model_kafka import Kafka
+from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.source import KafkaSource
 from k2i_tasks.types import TopicPartition
+from tests.support import create_topic, produce
 
-P = [TopicPartition("shared", number) for number in range(4)]
+pytestmark = pytest.mark.integration
+
+TOPIC = f"shared-{uuid.uuid4().hex[:8]}"
+P = [TopicPartition(TOPIC, number) for number in range(4)]
 Join = Callable[[], KafkaSource]
 
 
-@pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker({"shared": 4}) as broker:
-        producer = Producer({"bootstrap.servers": broker.bootstrap})
-        for tp in P:
-            for number in range(100):
-                producer.produce("shared", b"%d" % number, partition=tp.partition)
-        assert producer.flush(10) == 0
-        yield broker
+@pytest.fixture(scope="module")
+def topic(kafka_bootstrap: str) -> None:
+    create_topic(kafka_bootstrap, TOPIC, len(P))
+    produce(kafka_bootstrap, TOPIC, (b"%d" % number for number in range(400)))
 
 
 @pytest.fixture
-def join(broker: EmbeddedBroker) -> Iterator[Join]:
+def group() -> str:
+    return f"members-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def join(kafka_bootstrap: str, topic: None, group: str) -> Iterator[Join]:
+    section = {
+        "bootstrap_servers": [kafka_bootstrap],
+        "topic": TOPIC,
+        "consumer_group": group,
+        "heartbeat_interval_ms": 100,
+    }
+    settings = consumer_settings(Kafka.model_validate(section), {})
     made: list[KafkaSource] = []
 
     def build() -> KafkaSource:
-        settings = {
-            "bootstrap.servers": broker.bootstrap,
-            "group.id": "members",
-            "auto.offset.reset": "error",
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "heartbeat.interval.ms": 100,
-            "partition.assignment.strategy": "range,roundrobin",
-        }
-        made.append(KafkaSource(settings, "shared", shared=True))
-        made[-1].inspect(10)
+        made.append(KafkaSource(settings, TOPIC, shared=True))
+        made[-1].inspect(30)
         made[-1].given()
         return made[-1]
 
@@ -117,14 +124,14 @@ def test_what_a_member_leaves_goes_to_the_one_that_stays(join: Join) -> None:
 
 
 def test_a_member_publishes_offsets_of_its_own_partitions_alone(
-    join: Join, broker: EmbeddedBroker
+    join: Join, kafka_bootstrap: str, group: str
 ) -> None:
     first, second = join(), join()
     mine, _theirs = settle(first, second)
     first.assign(dict.fromkeys(mine, 0))
     first.commit_offsets(dict.fromkeys(P, 7))
-    looking = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "members"})
+    looking = Consumer({"bootstrap.servers": kafka_bootstrap, "group.id": group})
     asked = [ClientPartition(tp.topic, tp.partition) for tp in P]
-    found = {TopicPartition(p.topic, p.partition): p.offset for p in looking.committed(asked, 10)}
+    found = {TopicPartition(p.topic, p.partition): p.offset for p in looking.committed(asked, 30)}
     looking.close()
     assert {tp for tp, at in found.items() if at == 7} == mine
