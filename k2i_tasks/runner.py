@@ -150,16 +150,30 @@ class Runner:
                 raise self._error
             progress.state = RunState.STOPPED
         except BaseException as error:
-            progress.state = RunState.FAILED
-            progress.note(health_component_of(error), str(error))
-            self._meter.on_error(component_of(error))
+            self._failed(error)
             raise
         finally:
-            self._give_up.set()
-            self._underway.close(5.0)
-            self._operations.close()
-            self._source.close()
+            self._close()
         return progress.status()
+
+    def _failed(self, error: BaseException) -> None:
+        self.progress.state = RunState.FAILED
+        self.progress.note(health_component_of(error), str(error))
+        self._meter.on_error(component_of(error))
+
+    def _close(self) -> None:
+        """Lets go of everything. What fails in it is raised unless it only follows a failure."""
+        self._give_up.set()
+        self._underway.close(5.0)
+        try:
+            self._operations.close()
+        except K2IError as error:
+            if self.progress.state is not RunState.FAILED:
+                self._failed(error)
+                raise
+            log.warning("at the end of a failed run: %s", error)
+        finally:
+            self._source.close()
 
     # A share: everything, or what the group gives us until it changes.
 

@@ -32,7 +32,8 @@ class Program:
         extra: further TOML, after all else.
         environ: further variables.
         tracked: whether it is shown in Prefect, as the environment says where.
-        module: what is run: the program's own, or one that prepares it.
+        prefix: what its command begins with, to be run somewhere else.
+        module: what is run; another has to end in `k2i_tasks.cli.main`.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Program:
     extra: str = ""
     environ: dict[str, str] = field(default_factory=dict)
     tracked: bool = False
+    prefix: tuple[str, ...] = ()
     module: str = "k2i_tasks.cli"
 
     @property
@@ -131,9 +133,9 @@ sql_catalog = {{ type = "sqlite", url = "sqlite:///{self.folder}/catalog.db" }}"
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Starts one command of `k2i`; its errors go where its output goes."""
-        command = [sys.executable, "-m", self.module, name, "--config", str(self.config)]
+        command = [*self.prefix, sys.executable, "-m", self.module, name]
         return subprocess.Popen(
-            [*command, *arguments],
+            [*command, "--config", str(self.config), *arguments],
             stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,

@@ -40,7 +40,8 @@ class CatalogAt:
 
         Args:
             fault: `path` (a regular expression), `method`, `when` ("before" or "after" the request
-                is carried out), `status` or `close` or `delay_ms`, and `times`.
+                is carried out), `status` or `close` or `delay_ms` or `compact` (a table, before
+                the request is carried out), and `times`.
         """
         self._faults("POST", json.dumps(fault).encode())
 
@@ -48,9 +49,23 @@ class CatalogAt:
         """Ends all faults that are not used up."""
         self._faults("DELETE", None)
 
+    def compact(self, table: str) -> int:
+        """Has Iceberg's Java library rewrite the data files of `namespace.name` into one.
+
+        Returns:
+            How many files there were. May block for seconds.
+        """
+        answer = self._ask("POST", f"__compact?table={table}")
+        return int(json.loads(answer)["files"])
+
     def _faults(self, method: str, body: bytes | None) -> None:
-        request = urllib.request.Request(f"{self.uri}/__faults", data=body, method=method)
-        urllib.request.urlopen(request, timeout=10).close()
+        self._ask(method, "__faults", body)
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"{self.uri}/{path}", data=body, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found: bytes = answer.read()
+        return found
 
 
 def create_topic(

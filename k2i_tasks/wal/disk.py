@@ -29,6 +29,9 @@ class Disk:
     def write(self, descriptor: int, data: memoryview, position: int) -> int:
         return os.pwrite(descriptor, data, position)
 
+    def size(self, descriptor: int) -> int:
+        return os.fstat(descriptor).st_size
+
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 

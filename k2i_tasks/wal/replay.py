@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Sequence
@@ -173,12 +174,21 @@ def sync_or_break(disk: Disk, descriptor: int, path: Path) -> None:
     try:
         disk.sync(descriptor)
     except OSError as error:
-        raise broken(f"an fsync of {path} failed ({error.strerror or error})") from error
+        raise broken(f"an fsync of {path} failed", error) from error
 
 
-def broken(why: str) -> WalBrokenError:
-    """The error for a log that can take nothing more."""
+def broken(why: str, error: OSError | None = None) -> WalBrokenError:
+    """The error for a log that can take nothing more.
+
+    Args:
+        why: what failed.
+        error: what the system said to it.
+    """
+    said = f" ({error.strerror or error})" if error is not None else ""
+    todo = "Check the disk"
+    if error is not None and error.errno == errno.EROFS:
+        todo = "Make the disk writable"
     return WalBrokenError(
-        f"The write-ahead log is out of use: {why}.",
-        remedy="Check the disk, then start again: the table knows what was committed.",
+        f"The write-ahead log is out of use: {why}{said}.",
+        remedy=f"{todo}, then start again: the table knows what was committed.",
     )

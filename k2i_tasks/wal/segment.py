@@ -113,7 +113,7 @@ class Segment:
         try:
             self._disk.sync_data(self._descriptor)
         except OSError as error:
-            raise broken(f"an fsync of {self.path} failed ({error.strerror or error})") from error
+            raise broken(f"an fsync of {self.path} failed", error) from error
         self.unsynced = False
         return time.perf_counter() - started
 
@@ -122,13 +122,15 @@ class Segment:
         self._disk.close(self._descriptor)
 
     def _take_back(self, error: OSError) -> None:
-        why = f"a write to {self.path} failed ({error.strerror or error})"
+        why = f"a write to {self.path} failed"
         if error.errno not in FULL:
-            raise broken(why) from error
+            raise broken(why, error) from error
         try:
+            if self._disk.size(self._descriptor) == self.size:
+                return  # nothing of it was written; a read-only disk would not let it be cut either
             self._disk.truncate(self._descriptor, self.size)
         except OSError as second:
-            raise broken(f"{why} and could not be undone ({second.strerror or second})") from second
+            raise broken(f"{why} and could not be undone", second) from second
 
 
 def _beginning(
@@ -164,11 +166,11 @@ def _rename(disk: Disk, old: Path, new: Path) -> None:
         if error.errno in FULL:
             raise refusal(f"rename {old}", error) from error
         # It may have happened; then what is appended to the older segment would not be read.
-        raise broken(f"the rename of {old} failed ({error.strerror or error})") from error
+        raise broken(f"the rename of {old} failed", error) from error
 
 
 def _sync_name(disk: Disk, folder: Path) -> None:
     try:
         disk.sync_folder(folder)
     except OSError as error:
-        raise broken(f"an fsync of {folder} failed ({error.strerror or error})") from error
+        raise broken(f"an fsync of {folder} failed", error) from error

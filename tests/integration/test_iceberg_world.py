@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
-from pyiceberg.types import LongType, StringType
+from pyiceberg.types import StringType
 
 from k2i_tasks.failpoints import VARIABLE
 from tests.integration.test_end_to_end import expected, landed, unique, wait_for_snapshot
@@ -297,25 +297,6 @@ def test_a_dropped_table_ends_the_run_and_is_not_made_again_in_silence(program: 
     code, output = program.run()
     assert code == 3, output
     assert "no longer exists" in output
-
-
-def test_a_column_widened_or_renamed_by_others_is_followed(program: Program) -> None:
-    feed = Feed(program)
-    feed.more()
-    with running(program) as process:
-        drained(process, program, feed)
-    with table_of(program).update_schema() as update:
-        update.rename_column("note", "remark")
-    feed.more(100)
-    with running_again(program) as process:
-        drained(process, program, feed)
-    assert table_of(program).schema().find_type("order_id") == LongType()
-    rows = {(r["_kafka_partition"], r["_kafka_offset"]): r for r in own(landed(program))}
-    assert rows.keys() == feed.written.keys()
-    for place, event in feed.written.items():
-        # What was renamed is a column of its own from then on: records still say `note`.
-        known = rows[place]["remark"] if rows[place]["note"] is None else rows[place]["note"]
-        assert known == event["note"], place
 
 
 def test_a_new_partition_spec_stops_a_run_and_a_restart_writes_with_it(program: Program) -> None:

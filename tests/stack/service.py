@@ -229,7 +229,8 @@ class JavaService(Service):
 
     #: The folder under pom/, when it is not the service's name.
     pom: str | None = None
-    #: A source file of ours under java/, compiled against what was fetched and put before it.
+    #: A source file of ours under java/, compiled with the sources beside it that it uses, against
+    #: what was fetched, and put before it.
     own_source: str | None = None
     heap = "256m"
 
@@ -255,12 +256,13 @@ class JavaService(Service):
             with building(self._own_classes()) as folder:
                 if folder is not None:
                     source = FOLDER / "java" / self.own_source
-                    javac = jdk / "bin" / "javac"
-                    run([javac, "-nowarn", "-cp", self.jars(), "-d", folder, source])
+                    paths = ["-cp", self.jars(), "-sourcepath", str(FOLDER / "java")]
+                    run([jdk / "bin" / "javac", "-nowarn", *paths, "-d", folder, source])
 
     def _own_classes(self) -> Path:
-        source = FOLDER / "java" / (self.own_source or "")
-        recipe = self.lib.name + source.read_text(encoding="utf-8")
+        sources = sorted((FOLDER / "java").rglob("*.java"))
+        texts = (source.read_text(encoding="utf-8") for source in sources)
+        recipe = "".join((self.lib.name, *texts))
         return cached(self.settings.cache, f"classes-{self.pom or self.name}", recipe)
 
     def jars(self) -> str:
