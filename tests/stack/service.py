@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,17 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from . import processes
+from . import maven, processes
 from .programs import (
     HOST,
     StackError,
-    building,
-    cached,
     find_jdk,
-    find_maven,
     locked,
     log,
-    run,
     tcp_open,
 )
 
@@ -237,33 +232,23 @@ class JavaService(Service):
     @property
     def lib(self) -> Path:
         """The folder with the fetched jars."""
-        recipe = self._pom_file().read_text(encoding="utf-8")
-        return cached(self.settings.cache, self.pom or self.name, recipe)
+        return maven.jars(self.settings.cache, self._name, self._pom_file())
+
+    @property
+    def _name(self) -> str:
+        return self.pom or self.name
 
     def _pom_file(self) -> Path:
-        return FOLDER / "pom" / (self.pom or self.name) / "pom.xml"
+        return FOLDER / "pom" / self._name / "pom.xml"
 
     def fetch(self) -> None:
-        jdk = find_jdk()
-        with building(self.lib) as folder:
-            if folder is not None:
-                log(f"{self.name}: fetching with Maven")
-                goal = "dependency:copy-dependencies"
-                target = f"-DoutputDirectory={folder}"
-                command = [find_maven(), "-q", "-B", "-f", str(self._pom_file()), goal, target]
-                run(command, env={**os.environ, "JAVA_HOME": str(jdk)})
+        cache = self.settings.cache
+        library = maven.fetch(cache, self._name, self._pom_file())
         if self.own_source:
-            with building(self._own_classes()) as folder:
-                if folder is not None:
-                    source = FOLDER / "java" / self.own_source
-                    paths = ["-cp", self.jars(), "-sourcepath", str(FOLDER / "java")]
-                    run([jdk / "bin" / "javac", "-nowarn", *paths, "-d", folder, source])
+            maven.compile_java(cache, self._name, library, FOLDER / "java", self.own_source)
 
     def _own_classes(self) -> Path:
-        sources = sorted((FOLDER / "java").rglob("*.java"))
-        texts = (source.read_text(encoding="utf-8") for source in sources)
-        recipe = "".join((self.lib.name, *texts))
-        return cached(self.settings.cache, f"classes-{self.pom or self.name}", recipe)
+        return maven.classes(self.settings.cache, self._name, self.lib, FOLDER / "java")
 
     def jars(self) -> str:
         """The class path of what was fetched."""
