@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import ingest, start, verify
+from benchmarks import ingest, recovery, start, verify
 
 BENCHMARKS = {
     "ingest": ("typed JSON of a real broker into a REST catalog, killed on the way", ingest),
+    "recovery": ("the start after a crash, on tables with 100 and 1000 snapshots", recovery),
     "start": ("from `python flows/ingest.py` to the first record and the first rows", start),
     "verify": ("`k2i verify` of a table of ten million rows", verify),
 }
