@@ -99,9 +99,10 @@ class Story:
 
     def _must_be_out_of_use(self, log: WriteAheadLog) -> None:
         before = len(self.disk.calls)
-        for again in (lambda: log.append(WalKind.SEALED, {"i": -1}), lambda: log.checkpoint({})):
-            with pytest.raises(WalBrokenError):
-                again()
+        with pytest.raises(WalBrokenError):
+            log.append(WalKind.SEALED, {"i": -1})
+        with pytest.raises(WalBrokenError):
+            log.checkpoint({})
         log.close()
         assert self.disk.calls[before:] == [], "the disk was asked again"
 
