@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.scale import times
 from tests.simulation.world import LIMITS, Disk, Process, World, lands_exactly_once
 
-SEEDS = int(os.environ.get("K2I_TEST_SEEDS", "10000"))
+SEEDS = times(10_000, 100_000)
 #: Seeds that are always run: those that tell when the check of owner and epoch is taken out, and
 #: every one that failed since.
 KEPT = Path(__file__).with_name("seeds.txt")

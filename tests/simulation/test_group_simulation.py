@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.scale import times
 from tests.simulation.group import Group
 from tests.simulation.world import World, lands_exactly_once
 
-SEEDS = int(os.environ.get("K2I_TEST_SEEDS", "10000")) // 4
+SEEDS = times(2_500, 25_000)
 #: Seeds that are always run: those that tell when a partition may be committed by a member that
 #: does not hold it, or when a member commits what an earlier run left of others' partitions; and
 #: every one that failed since.
