@@ -7,8 +7,8 @@ commit or the answer to it stands still.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.group_world import (
 )
 from tests.held import Hold
 from tests.kafka_world import Stream, World
+from tests.program import Program
 from tests.running import Running, running
 from tests.stack.faults import Act, FaultProxy, Rule
 from tests.support import CatalogAt
@@ -49,6 +50,37 @@ def noticed(run: Running) -> Iterator[None]:
     before = changes(run)
     yield
     until(lambda: changes(run) > before, "told of the change", [run])
+
+
+def come_and_go(
+    world: World,
+    program: Program,
+    standing: Callable[[Running, Any, bool], AbstractContextManager[None]],
+    places: Sequence[Any],
+) -> None:
+    """Another member joins, leaves, joins again and dies while one stands at a place; compares.
+
+    Args:
+        world: whose topic and table.
+        program: the member that stands.
+        standing: it stands at a place within the block, in which another joins or goes.
+        places: one for each of the four.
+    """
+    joined, left, joined_again, died = places
+    with Stream(world) as stream, running(program) as run, ExitStack() as stack:
+        run.until_committed(10)
+        for coming, going, drained in ((joined, left, True), (joined_again, died, False)):
+            with standing(run, coming, True):
+                other = stack.enter_context(running(member(world, 2)))
+                other.until_committed(1)
+            until_shared(world, run, other)
+            with standing(run, going, False):
+                other.drain() if drained else other.kill()
+            until_shared(world, run)
+        stream.stop()
+        until_settled(world, run)
+        run.drain()
+    world.all_in()
 
 
 # A place in the program.
@@ -85,31 +117,17 @@ def turned(places: tuple[str, ...], turn: int) -> tuple[str, ...]:
 def test_a_member_that_is_held_while_others_join_leave_and_die_doubles_and_loses_nothing(
     world: World, tmp_path: Path, places: tuple[str, ...]
 ) -> None:
-    joined, left, joined_again, died = places
     hold = Hold(tmp_path / "hold")
 
     @contextmanager
-    def held(run: Running, place: str) -> Iterator[None]:
+    def held(run: Running, place: str, _joins: bool) -> Iterator[None]:
         hold.at(place)
         hold.until_there()
         with noticed(run):
             yield
         hold.let_go()
 
-    with Stream(world) as stream, running(member(world, 1, hold=hold)) as run, ExitStack() as stack:
-        run.until_committed(10)
-        for place, drained in ((joined, True), (joined_again, False)):
-            with held(run, place):
-                other = stack.enter_context(running(member(world, 2)))
-                other.until_committed(10)
-            until_shared(world, run, other)
-            with held(run, left if drained else died):
-                other.drain() if drained else other.kill()
-            until_shared(world, run)
-        stream.stop()
-        until_settled(world, run)
-        run.drain()
-    world.all_in()
+    come_and_go(world, member(world, 1, hold=hold), held, places)
 
 
 @pytest.mark.parametrize(
@@ -201,28 +219,15 @@ def test_a_commit_that_lands_just_before_the_claim_of_the_one_that_joins_lands_o
 def test_a_commit_on_the_wire_while_members_join_leave_and_die_lands_once_or_never(
     world: World, proxy: FaultProxy, acts: tuple[Act, ...]
 ) -> None:
-    joined, left, joined_again, died = acts
-    with (
-        Stream(world) as stream,
-        running(member(world, 1, through=proxy)) as run,
-        ExitStack() as stack,
-    ):
-        run.until_committed(10)
-        for act, drained in ((joined, True), (joined_again, False)):
-            with on_the_wire(world, proxy, run, act):
-                other = stack.enter_context(running(member(world, 2)))
-                other.until_committed(1)
-                # The claim of the other stands between.
-                assert proxy.release() == [409] * (act is Act.LATE)
-            until_shared(world, run, other)
-            with on_the_wire(world, proxy, run, left if drained else died):
-                other.drain() if drained else other.kill()
-            until_shared(world, run)
-            proxy.release()
-        stream.stop()
-        until_settled(world, run)
-        run.drain()
-    world.all_in()
+    @contextmanager
+    def waiting(run: Running, act: Act, joins: bool) -> Iterator[None]:
+        with on_the_wire(world, proxy, run, act):
+            yield
+            landed = proxy.release()
+            if joins:  # the claim of the other stands between
+                assert landed == [409] * (act is Act.LATE)
+
+    come_and_go(world, member(world, 1, through=proxy), waiting, acts)
 
 
 # The claim of another.
