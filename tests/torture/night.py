@@ -24,7 +24,17 @@ from tests.scale import VARIABLE
 CYCLES = 5000
 #: How often the tests on real brokers are run in a whole night.
 ROUNDS = 20
-WORLDS = ("kafka_world", "kafka_losses", "group", "iceberg_world", "catalog_faults", "store_faults")
+WORLDS = (
+    "kafka_world",
+    "kafka_losses",
+    "group",
+    "group_changes",
+    "iceberg_world",
+    "schema_world",
+    "compaction",
+    "catalog_faults",
+    "store_faults",
+)
 
 
 @dataclass(frozen=True, slots=True)
