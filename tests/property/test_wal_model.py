@@ -27,7 +27,7 @@ from tests.scale import times
 SEGMENT_BYTES = 4096
 SEGMENTS = 4
 KINDS = st.sampled_from([kind for kind in WalKind if kind is not WalKind.CHECKPOINT])
-#: Examples and steps of each: with every change, and in a night, as far as the seconds go.
+#: Examples and steps of each: with every change; in a night, so many at a time.
 EXAMPLES, STEPS = 200, 50
 NIGHTLY_EXAMPLES, NIGHTLY_STEPS, AT_ONCE = 20_000, 100, 20
 
