@@ -175,6 +175,30 @@ def commits(act: Act, world: World) -> Rule:
     return Rule("commit", act, "POST", f"/tables/{world.program.table}$", times=1000)
 
 
+def until_cancelled_in_commit(
+    live: Live, world: World, proxy: FaultProxy, run: Running, act: Act
+) -> str:
+    """Cancels the run's flow run while a commit is held, and waits until it drains; its id."""
+    run.until_logged("shown in Prefect")
+    proxy.set(commits(act, world))
+    proxy.until_done("commit")
+    if act is Act.MUTE:  # else the next attempt finds at once that it has landed
+        proxy.set(Rule("look", Act.HANG, "GET", "/tables/", times=1000))
+    flow_run_id = cancel(live, world)
+    run.until(lambda report: report["state"] == "draining", "draining")
+    assert "draining: the flow run was cancelled in Prefect" in run.output
+    return flow_run_id
+
+
+def assert_the_next_run_completes(world: World) -> None:
+    """What the cancelled run left is the topic up to its offsets; another reads the rest."""
+    world.recorded_in()
+    with running(world.program) as run:
+        run.until_at(world.ends())
+        run.drain()
+    world.all_in()
+
+
 @pytest.mark.parametrize("act", [Act.MUTE, Act.LATE], ids=["applied", "held"])
 def test_a_run_cancelled_during_a_commit_drains_and_the_next_one_goes_on(
     live: Live, world: World, rest_catalog: CatalogAt, proxy: FaultProxy, act: Act
@@ -183,23 +207,33 @@ def test_a_run_cancelled_during_a_commit_drains_and_the_next_one_goes_on(
     world.program.environ |= QUICK
     with running(world.program) as run:
         with Stream(world):
-            run.until_logged("shown in Prefect")
-            proxy.set(commits(act, world))
-            proxy.until_done("commit")
-            if act is Act.MUTE:  # else the next attempt finds at once that it has landed
-                proxy.set(Rule("look", Act.HANG, "GET", "/tables/", times=1000))
-            flow_run_id = cancel(live, world)
-            run.until(lambda report: report["state"] == "draining", "draining")
+            flow_run_id = until_cancelled_in_commit(live, world, proxy, run, act)
             landed = proxy.release()
             proxy.clear()
         code, output = run.end()
     assert code == 0, output
-    assert "draining: the flow run was cancelled in Prefect" in output
     assert live.run(flow_run_id)["state_name"] == "Cancelled"
     assert landed.count(200) == (act is Act.LATE)
     assert_each_call_once(output)
-    world.recorded_in()
+    assert_the_next_run_completes(world)
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_whose_commit_stays_held_ends_in_time_and_may_land_later(
+    live: Live, world: World, rest_catalog: CatalogAt, proxy: FaultProxy
+) -> None:
+    world.program.rest = replace(rest_catalog, uri=proxy.url)
+    world.program.environ |= {
+        "K2I_ICEBERG_REST_REQUEST_TIMEOUT_SECONDS": "120",
+        "K2I_RUN_DRAIN_TIMEOUT_SECONDS": "2",
+    }
     with running(world.program) as run:
-        run.until_at(world.ends())
-        run.drain()
-    world.all_in()
+        with Stream(world):
+            flow_run_id = until_cancelled_in_commit(live, world, proxy, run, Act.LATE)
+        code, output = run.end()
+    assert code == 10, output
+    assert "The drain did not end" in output
+    assert live.run(flow_run_id)["state_name"] == "Cancelled"
+    assert proxy.release() == [200]
+    proxy.clear()
+    assert_the_next_run_completes(world)
