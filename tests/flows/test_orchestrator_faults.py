@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sqlite3
 import time
@@ -25,7 +26,7 @@ from tests.support import CatalogAt
 pytestmark = [pytest.mark.integration, pytest.mark.prefect_server]
 
 #: Commits that must land while the server is of no use; some two a second.
-COMMITS = 6
+COMMITS = 10
 #: Catalog calls are given up soon, so that what is held costs little, and tried again for long.
 QUICK = {
     "K2I_ICEBERG_REST_REQUEST_TIMEOUT_SECONDS": "1",
@@ -84,18 +85,28 @@ def assert_each_call_once(output: str) -> None:
     assert max(calls.values()) == 1, calls.most_common(3)
 
 
+def longest_wait_seconds(world: World) -> float:
+    """The longest time between two commits."""
+    table = world.program.load_table()
+    assert table is not None
+    stamps = [snapshot.timestamp_ms for snapshot in table.snapshots()]
+    return max(after - before for before, after in itertools.pairwise(stamps)) / 1000
+
+
 # The server is away.
 
 
 def outage(live: Live, world: World, away_seconds: float) -> None:
-    """A run that flushes all through a server's death and return."""
-    world.program.environ["K2I_PREFECT_GENERATION_SECONDS"] = "3"
+    """A run that flushes all through a server's death and return, attached to one flow run."""
+    # An answer counts as fresh for 12.5 s: a flow run no older than that may end in the outage.
+    world.program.environ["K2I_PREFECT_GENERATION_SECONDS"] = "15"
     with running(world.program) as run:
         with Stream(world):
             run.until_logged("shown in Prefect")
             until_more_commits(run, 1)
             live.kill()
             back_at = time.monotonic() + away_seconds
+            run.until_logged("Prefect's API does not answer")
             until_more_commits(run)
             while time.monotonic() < back_at:
                 until_more_commits(run, 1)
@@ -105,6 +116,7 @@ def outage(live: Live, world: World, away_seconds: float) -> None:
         output = run.drain()
     world.all_in()
     assert_each_call_once(output)
+    assert longest_wait_seconds(world) < 30  # of what Prefect needs its API for, a minute and more
     assert {each["state_name"] for each in flow_runs(live, world)} == {"Completed"}
 
 
