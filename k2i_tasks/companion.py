@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
 
 from k2i_tasks.tracking.observer import Observer
 from k2i_tasks.tracking.seat import Seat
@@ -22,8 +23,9 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 RETRY_SECONDS_MAX = 5.0
-#: How long a flow run waits for its last calls before it ends without them.
-EMPTY_SECONDS = 10.0
+#: How long a flow run waits for its last calls before it ends without them; and at the end of the
+#: run, where calls that are still there are given up, and its own end has to be told in time.
+EMPTY_SECONDS, CLOSING_EMPTY_SECONDS = 10.0, 3.0
 #: How long a server of our own may take to start before its absence is worth a line.
 SERVER_SECONDS = 90.0
 #: Of the time to close: for the flow run's last state, and for what is queued.
@@ -107,6 +109,8 @@ class Companion:
         self._loaded = False
         #: Whether a flow run was ever attached, or why not was said.
         self._shown = False
+        #: The flow run whose end Prefect has not taken yet, while there is one of ours.
+        self._open_run: UUID | None = None
         self._thread = threading.Thread(target=self._main, name="k2i-show", daemon=True)
 
     def start(self) -> None:
@@ -183,6 +187,7 @@ class Companion:
 
         def occupant(seat: Seat) -> None:
             seats.append(seat)
+            self._open_run = seat.flow_run_id
             self._occupy(api, seat)
 
         try:
@@ -193,6 +198,8 @@ class Companion:
                 self._observer.unfinished(seat.flow_run_id)
             log.warning("flow run #%d was cut short by Prefect: %r", number, error)
             return False
+        finally:
+            self._open_run = None
         return True
 
     def _occupy(self, api: Api, seat: Seat) -> None:
@@ -208,7 +215,8 @@ class Companion:
                     break
         finally:
             self.tracker.detach(seat)
-        if not seat.wait_until_empty(EMPTY_SECONDS):
+        patience_seconds = CLOSING_EMPTY_SECONDS if self._closing.is_set() else EMPTY_SECONDS
+        if not seat.wait_until_empty(patience_seconds):
             log.warning("flow run #%d ends before its last task runs do", seat.number)
         self._observer.end(api, seat)
 
@@ -224,6 +232,11 @@ class Companion:
         self._closing.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_seconds * CLOSE_RUN_SHARE)
+        if (flow_run_id := self._open_run) is not None:
+            log.warning(
+                "flow run %s may stay shown as running: Prefect did not take its end in time",
+                flow_run_id,
+            )
         if not self._shown:
             log.warning("the run ended before Prefect was ready: it is not shown there")
         self._observer.close()

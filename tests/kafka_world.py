@@ -183,9 +183,17 @@ class World:
 
     def all_in(self) -> None:
         """The table holds what was written: each record once, every value equal."""
+        assert_exactly_once(self._rows(), self.written)
+
+    def recorded_in(self) -> None:
+        """The table holds what was written below the offsets that it records, and nothing else."""
+        ends = self.next_offsets()
+        below = {place: row for place, row in self.written.items() if place[1] < ends[place[0]]}
+        assert_exactly_once(self._rows(), below)
+
+    def _rows(self) -> list[Row]:
         columns = ("_kafka_partition", "_kafka_offset", "n")
-        rows = read_by_metadata(self.program.metadata_location(), columns)
-        assert_exactly_once(rows, self.written)
+        return read_by_metadata(self.program.metadata_location(), columns)
 
 
 def row_of(value: bytes | None) -> Row:

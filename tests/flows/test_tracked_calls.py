@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from k2i_tasks.calls import RetryPolicy
+from k2i_tasks.calls import Call, RetryPolicy
 from k2i_tasks.companion import Companion, ShowOptions
 from k2i_tasks.errors import IntegrityError, TransientError
-from tests.flows.rig import Rig, status, wait_until
+from tests.flows.rig import QUICK, Rig, status, wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect_api_url")
 
@@ -163,6 +164,26 @@ def test_cancelling_the_flow_run_asks_for_a_drain_and_ends_as_cancelled() -> Non
         wait_until(lambda: len(rig.done) == 2, 20, "the drain's calls are done")
         assert rig.owners == {"prefect": 2}
     assert flow_runs("t.cancel")[0].state.name == "Cancelled"
+
+
+def test_a_cancelled_run_ends_as_cancelled_though_a_call_in_it_hangs() -> None:
+    from prefect.states import Cancelling
+
+    drains: list[str] = []
+    let_go = threading.Event()
+
+    def hang() -> None:
+        let_go.wait(60)
+
+    with shown("t.hung", drains) as (companion, rig):
+        hung = Call("commit", "commit that hangs", hang, QUICK)
+        rig.submit(hung)
+        wait_until(lambda: hung.attempts == 1, 20, "the call hangs")
+        api().set_flow_run_state(flow_runs("t.hung")[0].id, Cancelling())
+        wait_until(lambda: bool(drains), 10, "a drain is asked for")
+        companion.tracker.close(15.0)
+        assert flow_runs("t.hung")[0].state.name == "Cancelled"
+        let_go.set()
 
 
 def test_a_run_ended_from_outside_is_followed_by_the_next_and_ingestion_goes_on() -> None:
