@@ -102,7 +102,7 @@ def outage(live: Live, away_seconds: float, generation_seconds: float) -> None:
 
 
 def test_a_server_that_is_away_or_killed_costs_no_flush_and_doubles_none(live: Live) -> None:
-    outage(live, away_seconds=15.0, generation_seconds=3600.0)
+    outage(live, away_seconds=5.0, generation_seconds=3600.0)
 
 
 @pytest.mark.slow
