@@ -69,7 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Measures, prints and writes the figures; 1 if a table differs, 2 if an engine cannot run."""
-    names = ["k2i", *(name for name in chosen.peers.split(",") if name)]
+    peers = [name for name in chosen.peers.split(",") if name]
+    names = list(dict.fromkeys(["k2i", *peers]))
+    if chosen.messages < 1 or chosen.runs < 1 or not chosen.interval > 0:
+        print("--messages, --runs and --interval have to be above 0", file=sys.stderr)
+        return 2
     for name in names:
         why = can_run(name) if name in ENGINES else f"there is none; known: {', '.join(ENGINES)}"
         if why:

@@ -14,7 +14,11 @@ def times(per_change: int, whole: int) -> int:
         per_change: in each run of the tests.
         whole: by `make torture`; `K2I_TEST_SCALE` names a share of it, from 0 to 1.
     """
-    share = float(os.environ.get(VARIABLE, "0"))
+    text = os.environ.get(VARIABLE, "0")
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
     if not 0 <= share <= 1:
-        raise ValueError(f"{VARIABLE} is a share, from 0 to 1: {share}")
+        raise ValueError(f"{VARIABLE} is a share, from 0 to 1: {text!r}")
     return max(per_change, round(share * whole))

@@ -92,13 +92,17 @@ def run(step: Step, scale: float, seconds: float) -> Done:
     return Done(step.name, code, round(time.monotonic() - began))
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture.night", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of a whole night, 0 to 1")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--minutes", type=float, default=720.0, help="end after this time")
     parser.add_argument("--json", type=Path, help="write what was done to this file")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
+    if not 0 <= chosen.scale <= 1:
+        parser.error(f"--scale is a share of a night, from 0 to 1: {chosen.scale}")
+    if not chosen.minutes > 0:
+        parser.error(f"--minutes has to be above 0: {chosen.minutes}")
     print(f"seed {chosen.seed}, scale {chosen.scale}", flush=True)
     deadline = time.monotonic() + 60 * chosen.minutes
     done: list[Done] = []
@@ -120,4 +124,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
