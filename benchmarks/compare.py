@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks import figure
 from benchmarks import topic as topics
 from benchmarks.engines import ENGINES, Engine, Job, can_run
-from benchmarks.meter import Meter
+from benchmarks.meter import Meter, NoDataError
 from benchmarks.services import Services, services
 
 #: Longest that a table may go without growing, in seconds.
@@ -83,7 +83,11 @@ def run(chosen: argparse.Namespace) -> int:
         home = Path(folder)
         with services(home) as running:
             topic = topics.fill(running.bootstrap, chosen.messages)
-            outcomes = _in_turn(names, chosen.runs, topic, running, home, chosen.interval)
+            try:
+                outcomes = _in_turn(names, chosen.runs, topic, running, home, chosen.interval)
+            except (NoDataError, StalledError) as error:
+                print(error, file=sys.stderr)
+                return 2
     report = {
         "messages": topic.messages,
         "bytes_per_message": round(topic.message_bytes, 1),

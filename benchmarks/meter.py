@@ -30,6 +30,10 @@ class Sample:
     received: int
 
 
+class NoDataError(Exception):
+    """So little came from the broker that start-up and work cannot be told apart."""
+
+
 class Meter:
     """Looks at a process tree from a thread until it is stopped; for a `with` statement.
 
@@ -42,9 +46,10 @@ class Meter:
         self._pid = pid
         self._port = broker_port
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._main, daemon=True)
         self.samples: list[Sample] = []
         self.peak_rss_mb = 0.0
+        self._error: Exception | None = None
 
     def __enter__(self) -> Meter:
         self._thread.start()
@@ -53,6 +58,14 @@ class Meter:
     def __exit__(self, *_error: object) -> None:
         self._done.set()
         self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _main(self) -> None:
+        try:
+            self._look()
+        except Exception as error:
+            self._error = error
 
     def _look(self) -> None:
         while not self._done.is_set():
@@ -66,9 +79,15 @@ class Meter:
             self._done.wait(EVERY_SECONDS)
 
     def first_data(self) -> Sample:
-        """The last look before the topic's first bytes."""
-        before = [sample for sample in self.samples if sample.received < FIRST_BYTES]
-        return before[-1] if before else self.samples[0]
+        """The last look before the topic's first bytes.
+
+        Raises:
+            NoDataError: they were never seen.
+        """
+        for before, sample in zip([self.samples[0], *self.samples], self.samples, strict=False):
+            if sample.received >= FIRST_BYTES:
+                return before
+        raise NoDataError(f"fewer than {FIRST_BYTES:,} bytes were seen: take more messages")
 
     def at(self, moment: float) -> Sample:
         """The first look at or after `moment`, or the last there is."""

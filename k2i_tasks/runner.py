@@ -165,15 +165,18 @@ class Runner:
         """Lets go of everything. What fails in it is raised unless it only follows a failure."""
         self._give_up.set()
         self._underway.close(5.0)
-        try:
-            self._operations.close()
-        except K2IError as error:
-            if self.progress.state is not RunState.FAILED:
-                self._failed(error)
-                raise
-            log.warning("at the end of a failed run: %s", error)
-        finally:
-            self._source.close()
+        first: Exception | None = None
+        for close in (self._operations.close, self._source.close):
+            try:
+                close()
+            except Exception as error:
+                if self.progress.state is RunState.FAILED:
+                    log.warning("at the end of a failed run: %s", error)
+                else:
+                    self._failed(error)
+                    first = error
+        if first is not None:
+            raise first
 
     # A share: everything, or what the group gives us until it changes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,8 @@ def test_a_log_that_turns_read_only_ends_the_run_and_the_next_one_completes(
     turns_read_only(program, Events(program), flag.touch, flag.unlink)
 
 
-@pytest.mark.slow  # takes root and a loop device, which not every machine of CI has
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root and a loop device")
 def test_a_log_on_a_file_system_that_aborts_ends_the_run_and_the_next_one_completes(
     program: Program, tmp_path: Path
 ) -> None:

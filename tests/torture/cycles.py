@@ -217,6 +217,13 @@ class Torture:
         if world.wait(frozen, stopped=True) != -signal.SIGSTOP:
             self.tally.outcomes["not frozen"] += 1
             return
+        try:
+            self._overtake(world, frozen)
+        except BaseException:
+            os.kill(frozen, signal.SIGKILL)
+            raise
+
+    def _overtake(self, world: World, frozen: int) -> None:
         copied = self._draw.random() < 0.5
         other = world.folder / f"wal-{self.tally.cycles}"
         if copied:

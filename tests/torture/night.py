@@ -24,6 +24,8 @@ from tests.scale import VARIABLE
 CYCLES = 5000
 #: How often the tests on real brokers are run in a whole night.
 ROUNDS = 20
+#: Longest that a step which is cut may take to stop what it has started.
+STOP_SECONDS = 120.0
 WORLDS = (
     "kafka_world",
     "kafka_losses",
@@ -52,17 +54,27 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step that was run: its exit code (negative the signal that ended it) and its time."""
+    """A step that was run.
+
+    Args:
+        name: of the step.
+        code: how it ended, negative the signal that ended it; None when the time was over.
+        seconds: how long it ran.
+    """
 
     name: str
-    code: int
+    code: int | None
     seconds: int
 
+    def __str__(self) -> str:
+        verdict = "cut" if self.code is None else "FAILED" if self.code else "held"
+        return f"{verdict:6} {self.seconds:6d} s  {self.name}"
 
-def steps(scale: float, seed: int, minutes: float) -> Iterator[Step]:
+
+def steps(scale: float, seed: int) -> Iterator[Step]:
     """All there is to do."""
     cycles = max(1, round(CYCLES * scale))
-    words = f"tests.torture --cycles {cycles} --seed {seed} --minutes {minutes / 2:.1f}"
+    words = f"tests.torture --cycles {cycles} --seed {seed}"
     yield Step(f"{cycles} crashes and faults, seed {seed}", tuple(words.split()))
     yield Step("schedules", _tests("tests/simulation"))
     yield Step("bytes and bits of the log", _tests("tests/property"))
@@ -84,11 +96,16 @@ def run(step: Step, scale: float, seconds: float) -> Done:
     began = time.monotonic()
     environ = {**os.environ, VARIABLE: str(scale)}
     process = subprocess.Popen([sys.executable, "-m", *step.words], env=environ)
+    code: int | None = None
     try:
         code = process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # services that tests have started are stopped
-        code = process.wait()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     return Done(step.name, code, round(time.monotonic() - began))
 
 
@@ -106,21 +123,20 @@ def main(words: list[str]) -> int:
     print(f"seed {chosen.seed}, scale {chosen.scale}", flush=True)
     deadline = time.monotonic() + 60 * chosen.minutes
     done: list[Done] = []
-    late = False
-    for step in steps(chosen.scale, chosen.seed, chosen.minutes):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            late = True
-            print(f"not run, the time is over: {step.name}", flush=True)
-            continue
-        done.append(run(step, chosen.scale, left))
-    for each in done:
-        print(f"{'held  ' if each.code == 0 else 'FAILED'} {each.seconds:6d} s  {each.name}")
-    if chosen.json:
-        chosen.json.write_text(json.dumps([asdict(each) for each in done], indent=2))
+    try:
+        for step in steps(chosen.scale, chosen.seed):
+            left = deadline - time.monotonic()
+            done.append(run(step, chosen.scale, left) if left > 0 else Done(step.name, None, 0))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        print(*done, sep="\n", flush=True)
+        if chosen.json:
+            chosen.json.write_text(json.dumps([asdict(each) for each in done], indent=2))
     if any(each.code for each in done):
         return 1
-    return 4 if late else 0
+    return 4 if any(each.code is None for each in done) else 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from k2i_tasks.types import (
     Offsets,
     Ranges,
     RawBatch,
+    RunState,
     SealedBatch,
     TableCommit,
     TopicPartition,
@@ -195,6 +196,36 @@ def test_the_first_error_is_the_one_that_is_told() -> None:
     with pytest.raises(IntegrityError, match="records are gone"):
         run.runner.run()
     assert run.commits() == []
+
+
+def failing(closed: list[str], name: str) -> Any:
+    def close() -> None:
+        closed.append(name)
+        raise IntegrityError(f"{name} does not close", component=Component.KAFKA)
+
+    return close
+
+
+def test_an_error_at_the_end_does_not_hide_the_one_that_ended_the_run() -> None:
+    run = Run((0, 3), GONE)
+    closed: list[str] = []
+    vars(run.source)["close"] = failing(closed, "source")
+    vars(run.table)["close"] = failing(closed, "table")
+    with pytest.raises(IntegrityError, match="records are gone"):
+        run.runner.run()
+    assert closed == ["table", "source"]
+
+
+@pytest.mark.parametrize("name", ["source", "table"])
+def test_an_error_at_the_end_of_a_sound_run_is_the_runs(name: str) -> None:
+    run = Run((0, 3))
+    closed: list[str] = []
+    vars(getattr(run, name))["close"] = failing(closed, name)
+    with pytest.raises(IntegrityError, match=f"{name} does not close"):
+        run.runner.run()
+    assert closed == [name]
+    assert run.runner.status().state is RunState.FAILED
+    assert run.commits() == ["commit [0,3), 3 rows"]
 
 
 def test_rows_that_may_be_of_another_topic_are_not_written() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.scale import VARIABLE, times
-from tests.torture.night import CYCLES, ROUNDS, main, steps
+from tests.torture.night import CYCLES, ROUNDS, Done, Step, main, run, steps
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,11 +32,19 @@ def test_a_share_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, share:
 
 
 def test_a_night_has_all_its_rounds_and_names_files_that_are_there() -> None:
-    night = list(steps(1.0, 7, 60.0))
+    night = list(steps(1.0, 7))
     assert f"--cycles {CYCLES} --seed 7" in " ".join(night[0].words)
     assert sum("round" in step.name for step in night) == ROUNDS
     files = {word for step in night for word in step.words if word.startswith("tests/")}
     assert all((ROOT / file).exists() for file in files), files
+
+
+def test_a_step_that_the_clock_cuts_has_not_failed() -> None:
+    endless = Step("waits", ("http.server", "0", "--bind", "127.0.0.1"))  # for requests
+    cut = run(endless, 0.0, 1.0)
+    assert cut.code is None
+    assert str(cut).startswith("cut")
+    assert str(Done("broken", 1, 3)).startswith("FAILED")
 
 
 @pytest.mark.parametrize("words", [["--scale", "2"], ["--scale", "-1"], ["--minutes", "0"]])
