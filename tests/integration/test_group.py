@@ -10,7 +10,7 @@ import pytest
 
 from tests.group_world import member, until_settled, until_shared
 from tests.kafka_world import Stream, World
-from tests.running import running
+from tests.running import Running, running
 
 pytestmark = pytest.mark.integration
 
@@ -68,6 +68,16 @@ def test_a_frozen_member_that_wakes_after_its_partitions_moved_commits_nothing_o
     until_settled(world)
 
 
+def fences(world: World, newer: Running, older: Running, word: str) -> None:
+    """The newer run takes all over; the older one ends as fenced, and says so by this word."""
+    until_shared(world, newer)
+    world.more(40)
+    code, output = older.end()
+    assert code == 3, output
+    assert word in output
+    until_settled(world, newer)
+
+
 def test_a_run_of_its_own_fences_the_members_of_a_group_and_a_group_a_run_of_its_own(
     world: World,
 ) -> None:
@@ -76,19 +86,9 @@ def test_a_run_of_its_own_fences_the_members_of_a_group_and_a_group_a_run_of_its
         one.until_committed(40)
         alone = world.another_program(world.program.folder / "wal2", group="alone")
         with running(alone) as other:
-            until_shared(world, other)
-            world.more(40)
-            code, output = one.end()
-            assert code == 3, output
-            assert "fenced" in output
-            until_settled(world, other)
+            fences(world, other, one, "fenced")
             with running(member(world, 3)) as back:
-                until_shared(world, back)
-                world.more(40)
-                code, output = other.end()
-                assert code == 3, output
-                assert "fenced" in output
-                until_settled(world, back)
+                fences(world, back, other, "fenced")
                 back.drain()
 
 
@@ -97,12 +97,7 @@ def test_members_of_another_group_fence_those_of_the_first(world: World) -> None
     with running(member(world, 1, group="one")) as first:
         first.until_committed(40)
         with running(member(world, 2, group="two")) as second:
-            until_shared(world, second)
-            world.more(40)
-            code, output = first.end()
-            assert code == 3, output
-            assert "group two" in output
-            until_settled(world, second)
+            fences(world, second, first, "group two")
             second.drain()
 
 
