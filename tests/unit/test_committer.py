@@ -178,18 +178,23 @@ def test_a_partition_that_was_added_since_the_claim_starts_at_zero(
     assert state.offsets == ({P0: 0} if start else {P0: 0, added: 7})
 
 
+def lands_and_then(by: Committer, error: Exception) -> None:
+    """From now on each commit is done, and answered by `error`."""
+    plain = SqlCatalog.commit_table.__get__(by.catalog)
+
+    def commit_table(*arguments: Any, **named: Any) -> None:
+        plain(*arguments, **named)
+        raise error
+
+    by.catalog.commit_table = commit_table  # type: ignore[method-assign, assignment]
+    guard_commits(by.catalog)
+
+
 def test_a_lost_answer_is_looked_up_before_the_commit_is_sent_again(
     folder: Path, table: pa.Schema
 ) -> None:
     by = claimed(folder, "a")
-    plain = SqlCatalog.commit_table.__get__(by.catalog)
-
-    def answer_lost(*arguments: Any, **named: Any) -> None:
-        plain(*arguments, **named)
-        raise ConnectionError("the answer was lost")
-
-    by.catalog.commit_table = answer_lost  # type: ignore[method-assign, assignment]
-    guard_commits(by.catalog)
+    lands_and_then(by, ConnectionError("the answer was lost"))
     with pytest.raises(CommitStateUnknownError):
         commit(by, folder, "a-1", 0, 5)
     by.catalog = open_catalog(folder)
@@ -203,14 +208,7 @@ def test_a_refused_commit_that_had_landed_leaves_the_table_readable(
     from pyiceberg.exceptions import CommitFailedException
 
     by = claimed(folder, "a")
-    plain = SqlCatalog.commit_table.__get__(by.catalog)
-
-    def lying(*arguments: Any, **named: Any) -> None:
-        plain(*arguments, **named)
-        raise CommitFailedException("conflict, says the proxy")
-
-    by.catalog.commit_table = lying  # type: ignore[method-assign, assignment]
-    guard_commits(by.catalog)
+    lands_and_then(by, CommitFailedException("conflict, says the proxy"))
     with pytest.raises(K2IError):
         commit(by, folder, "a-1", 0, 5)
     by.catalog = open_catalog(folder)
