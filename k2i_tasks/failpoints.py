@@ -79,6 +79,12 @@ NAMES: tuple[str, ...] = (
     "claim.landed",
     "claim.recorded",
     "recovery.step",
+    # Snapshots are expired, and the files that only they reached deleted; files of nobody are.
+    "expire.send.before",
+    "expire.answered",
+    "expire.file.removed",
+    "orphans.listed",
+    "orphans.file.removed",
 )
 
 _lock = threading.Lock()

@@ -35,7 +35,7 @@ def keep_all(producer: _FastAppendFiles, parent: Snapshot | None) -> None:
     producer._existing_manifests = checked  # type: ignore[method-assign]
 
 
-def _must_list_files(snapshot: Snapshot, manifests: Sequence[ManifestFile]) -> None:
+def _must_list_files(snapshot: Snapshot, manifests: Sequence[object]) -> None:
     summary = snapshot.summary.additional_properties if snapshot.summary is not None else {}
     files = int(summary.get("total-data-files") or 0)
     if files and not manifests:

@@ -1,0 +1,1 @@
+"""Maintenance of a table: small files joined, snapshots expired, orphan files removed."""

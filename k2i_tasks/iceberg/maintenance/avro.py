@@ -1,0 +1,145 @@
+"""Manifest lists and manifests, read for their paths alone, and never read short.
+
+PyIceberg takes a file that is cut anywhere for one that ends there. Where files are deleted for not
+being listed that would delete what is needed, so each file's end is looked at, and each manifest's
+count of live files.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from pyiceberg.avro.file import AvroFile
+from pyiceberg.io import FileIO, InputFile, InputStream
+from pyiceberg.manifest import (
+    DEFAULT_READ_VERSION,
+    MANIFEST_ENTRY_SCHEMAS,
+    MANIFEST_LIST_FILE_SCHEMAS,
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestContent,
+    ManifestEntry,
+    ManifestEntryStatus,
+    ManifestFile,
+    PartitionFieldSummary,
+)
+from pyiceberg.schema import Schema
+from pyiceberg.table.snapshots import Snapshot
+
+from k2i_tasks.errors import Component, TransientError
+from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.references import _must_list_files
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that metadata names: its path as it stands there, and its size in bytes."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest(File):
+    """A manifest, and how many files it has that are live; None where its list does not say."""
+
+    live: int | None
+
+
+class _Bytes(InputFile):
+    """A file that was read whole."""
+
+    def __init__(self, location: str, data: bytes) -> None:
+        super().__init__(location)
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def exists(self) -> bool:
+        return True
+
+    def open(self, seekable: bool = True) -> InputStream:
+        return _Stream(self._data)
+
+
+class _Stream(io.BytesIO):
+    """`BytesIO` as PyIceberg's stream, whose `__exit__` gives nothing back."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def manifests_of(files: FileIO, snapshot: Snapshot) -> tuple[Manifest, ...]:
+    """The manifests that a snapshot's list names. May block.
+
+    Raises:
+        ServiceError: the list is not there (its cause is `FileNotFoundError`), or not readable.
+        TransientError: the store is away; or the list came cut, garbled, or without entries
+            though the snapshot has files.
+    """
+    schema = MANIFEST_LIST_FILE_SCHEMAS[DEFAULT_READ_VERSION]
+    types = {-1: ManifestFile, 508: PartitionFieldSummary}
+    found = []
+    for one in _records(files, snapshot.manifest_list, schema, types, {517: ManifestContent}):
+        added, existing = one.added_files_count, one.existing_files_count
+        live = None if added is None or existing is None else added + existing
+        found.append(Manifest(one.manifest_path, one.manifest_length, live))
+    _must_list_files(snapshot, found)
+    return tuple(found)
+
+
+def live_files(files: FileIO, manifest: Manifest) -> tuple[File, ...]:
+    """The data or delete files that are live in a manifest. May block.
+
+    Raises:
+        ServiceError: it is not there (its cause is `FileNotFoundError`), or not readable.
+        TransientError: the store is away; or the manifest came cut, garbled or short.
+    """
+    schema = MANIFEST_ENTRY_SCHEMAS[DEFAULT_READ_VERSION]
+    types = {-1: ManifestEntry, 2: DataFile}
+    enums = {0: ManifestEntryStatus, 101: FileFormat, 134: DataFileContent}
+    found = tuple(
+        File(entry.data_file.file_path, entry.data_file.file_size_in_bytes)
+        for entry in _records(files, manifest.path, schema, types, enums)
+        if entry.status != ManifestEntryStatus.DELETED
+    )
+    if manifest.live is not None and len(found) != manifest.live:
+        raise _short(manifest.path, f"has {len(found)} live files of {manifest.live}")
+    return found
+
+
+def _records(
+    files: FileIO,
+    path: str,
+    schema: Schema,
+    types: dict[int, Any],
+    enums: dict[int, Any],
+) -> list[Any]:
+    with translated(f"reading {path}"):
+        with files.new_input(path).open() as stream:
+            data = stream.read()
+        with AvroFile[Any](_Bytes(path, data), schema, types, enums) as reader:
+            found = list(reader)
+            ends = data.endswith(reader.header.sync)
+    if not ends:
+        raise _short(path, "ends in the middle")
+    return found
+
+
+def _short(path: str, what: str) -> TransientError:
+    return TransientError(
+        f"{path} was not read whole: it {what}.",
+        component=Component.STORAGE,
+        remedy="Another answer than the file came from the store, or the file is damaged. "
+        "Nothing is deleted.",
+    )
