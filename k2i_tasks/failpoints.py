@@ -79,6 +79,11 @@ NAMES: tuple[str, ...] = (
     "claim.landed",
     "claim.recorded",
     "recovery.step",
+    # Small data files are joined: files, then one commit that replaces the old ones.
+    "compact.file.written",
+    "compact.staged",
+    "compact.send.before",
+    "compact.answered",
     # Snapshots are expired, and the files that only they reached deleted; files of nobody are.
     "expire.send.before",
     "expire.answered",

@@ -29,13 +29,18 @@ def keep_all(producer: _FastAppendFiles, parent: Snapshot | None) -> None:
     def checked() -> list[ManifestFile]:
         found = read()
         if parent is not None:
-            _must_list_files(parent, found)
+            must_list_files(parent, found)
         return found
 
     producer._existing_manifests = checked  # type: ignore[method-assign]
 
 
-def _must_list_files(snapshot: Snapshot, manifests: Sequence[object]) -> None:
+def must_list_files(snapshot: Snapshot, manifests: Sequence[object]) -> None:
+    """Checks that manifests were read of a snapshot that has files.
+
+    Raises:
+        TransientError: none were.
+    """
     summary = snapshot.summary.additional_properties if snapshot.summary is not None else {}
     files = int(summary.get("total-data-files") or 0)
     if files and not manifests:
@@ -55,7 +60,7 @@ def unreferenced(table: Table, paths: Iterable[str]) -> set[str]:
     with translated("reading the manifests of " + ".".join(table.name())):
         for snapshot in reversed(table.metadata.snapshots):
             manifests = snapshot.manifests(table.io)
-            _must_list_files(snapshot, manifests)
+            must_list_files(snapshot, manifests)
             for manifest in manifests:
                 if not left or manifest.manifest_path in seen:
                     continue

@@ -78,6 +78,19 @@ def split(rows: pa.Table, schema: Schema, spec: PartitionSpec, order: SortOrder)
         start = end
 
 
+def in_order(rows: pa.Table, schema: Schema, order: SortOrder) -> pa.Table:
+    """`rows` of one partition, sorted; as they are when there is no order. The sort is stable.
+
+    Raises:
+        SchemaConflictError: the order uses a transform that cannot be computed.
+    """
+    try:
+        sorting = _sorting(rows, schema, order)
+    except NotImplementedError as error:
+        raise SchemaConflictError(f"The table has a {error}, which cannot be written.") from error
+    return rows if sorting is None else rows.take(pa.array(sorting))
+
+
 def _transformed(rows: pa.Table, schema: Schema, source_id: int, transform: Any) -> pa.Array:
     path = _path(schema, source_id)
     source = schema.find_field(source_id).field_type

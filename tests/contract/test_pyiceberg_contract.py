@@ -130,7 +130,7 @@ def test_statistics_come_from_a_footer_and_the_files_own_ids(tmp_path: Path) -> 
 
 
 def test_location_providers_ask_a_partition_key_for_its_path_alone() -> None:
-    """`writer._Folder` stands in for PyIceberg's `PartitionKey`."""
+    """`output._Folder` stands in for PyIceberg's `PartitionKey`."""
 
     class Key:
         def to_path(self) -> str:

@@ -15,8 +15,9 @@ import pytest
 
 from k2i_tasks.errors import Component, IntegrityError, SchemaConflictError, ServiceError
 from k2i_tasks.failpoints import armed
-from k2i_tasks.iceberg import data_files, writer
+from k2i_tasks.iceberg import data_files, output, writer
 from k2i_tasks.iceberg.data_files import FRESH
+from k2i_tasks.iceberg.output import DataFileOutput
 from k2i_tasks.iceberg.schema import create_table
 from k2i_tasks.iceberg.writer import DataFileWriter, data_file, discard, read_staged
 from k2i_tasks.types import StagedFile
@@ -292,7 +293,7 @@ def test_a_full_disk_is_told_with_place_and_remedy(
     config = config_at(tmp_path)
     table = create_table(catalog_of(config), NAME, SCHEMA, config)
     full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115 - the writer closes it
-    monkeypatch.setattr(DataFileWriter, "_create", lambda self, location: full)
+    monkeypatch.setattr(DataFileOutput, "_create", lambda self, location: full)
     with pytest.raises(ServiceError, match="No space left") as caught:
         DataFileWriter(table, config).write([TABLE], batch_id="b1")
     assert caught.value.component is Component.STORAGE
@@ -302,7 +303,7 @@ def test_a_full_disk_is_told_with_place_and_remedy(
 def test_large_batches_roll_over_at_the_target_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_ROW_GROUP_BYTES", 256 << 10)
+    monkeypatch.setattr(output, "ROW_GROUP_BYTES", 256 << 10)
     config = config_at(tmp_path, target_file_size_mb=1, compression="none")
     noise = pa.table({"x": pa.array([os.urandom(1000) for _ in range(3000)], pa.binary())})
     table = create_table(catalog_of(config), NAME, noise.schema, config)

@@ -32,7 +32,7 @@ from pyiceberg.table.snapshots import Snapshot
 
 from k2i_tasks.errors import Component, TransientError
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.references import _must_list_files
+from k2i_tasks.iceberg.references import must_list_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def manifests_of(files: FileIO, snapshot: Snapshot) -> tuple[Manifest, ...]:
         added, existing = one.added_files_count, one.existing_files_count
         live = None if added is None or existing is None else added + existing
         found.append(Manifest(one.manifest_path, one.manifest_length, live))
-    _must_list_files(snapshot, found)
+    must_list_files(snapshot, found)
     return tuple(found)
 
 

@@ -1,0 +1,231 @@
+"""Which data files a branch has, and which deletes apply to them: each manifest is read once.
+
+Manifests never change, so after a first reading only those that have come since are read. That
+keeps the time short between a look at the head and the commit that is built on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pyiceberg.io import FileIO
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestContent,
+    ManifestEntry,
+    ManifestFile,
+)
+from pyiceberg.table import Table
+from pyiceberg.table.delete_file_index import DeleteFileIndex
+from pyiceberg.typedef import Record
+
+from k2i_tasks.errors import Component, ServiceError, TransientError
+from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.references import must_list_files
+
+#: Manifests that are read at the same time.
+READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A live Parquet file.
+
+    Args:
+        path: location of the file.
+        size_bytes: as stored, compressed.
+        rows: how many it holds.
+        sequence_number: data sequence number, by which deletes apply or do not.
+        spec_id: partition spec it was written with.
+        partition: its partition's values in Iceberg's internal form.
+    """
+
+    path: str
+    size_bytes: int
+    rows: int
+    sequence_number: int
+    spec_id: int
+    partition: Record
+
+    def data_file(self) -> DataFile:
+        """As much of Iceberg's entry as a scan needs."""
+        found = DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=self.path,
+            file_format=FileFormat.PARQUET,
+            partition=self.partition,
+            record_count=self.rows,
+            file_size_in_bytes=self.size_bytes,
+        )
+        found.spec_id = self.spec_id
+        return found
+
+
+class Survey:
+    """What was read of one branch so far. For one thread; `first` and `again` may block.
+
+    Args:
+        branch: the branch.
+    """
+
+    def __init__(self, branch: str) -> None:
+        self._branch = branch
+        self._seen: set[str] = set()
+        self._located: dict[str, str] = {}
+        self._deletes: set[str] = set()
+        self._came = DeleteFileIndex()
+        self._equality_came = False
+
+    def first(self, table: Table, small_bytes: int) -> list[Source]:
+        """Live Parquet files of the current spec below a size, without deletes; oldest first.
+
+        Raises:
+            ServiceError: the branch has equality deletes.
+            TransientError: the store is away, or gave something else than the file.
+        """
+        manifests = head_manifests(table, self._branch)
+        deletes = DeleteFileIndex()
+        for manifest, entries in _read(table, manifests, ManifestContent.DELETES):
+            self._seen.add(manifest.manifest_path)
+            for entry in entries:
+                self._deletes.add(entry.data_file.file_path)
+                if entry.data_file.content == DataFileContent.EQUALITY_DELETES:
+                    raise _equality_deletes(table)
+                deletes.add_delete_file(entry, partition_key=entry.data_file.partition)
+        spec_id = table.metadata.default_spec_id
+        found: list[Source] = []
+        for manifest, entries in _read(table, manifests, ManifestContent.DATA):
+            self._seen.add(manifest.manifest_path)
+            if manifest.partition_spec_id != spec_id:
+                continue
+            for entry in entries:
+                file = entry.data_file
+                if file.file_format != FileFormat.PARQUET or file.file_size_in_bytes >= small_bytes:
+                    continue
+                sequence = entry.sequence_number or 0
+                if not deletes.for_data_file(sequence, file, file.partition):
+                    self._located[file.file_path] = manifest.manifest_path
+                    found.append(_source(entry))
+        return sorted(found, key=lambda each: each.sequence_number)
+
+    def keep(self, paths: Iterable[str]) -> None:
+        """Notes no other files than these from now on."""
+        self._located = {path: self._located.get(path, "") for path in paths}
+
+    def also(self, path: str) -> None:
+        """Notes this file too, should it come."""
+        self._located.setdefault(path, "")
+
+    def again(self, table: Table) -> list[ManifestFile]:
+        """Reads what the head has now and had not before; the head's manifests."""
+        manifests = head_manifests(table, self._branch)
+        unread = [each for each in manifests if each.manifest_path not in self._seen]
+        for manifest, entries in _read(table, unread, ManifestContent.DELETES):
+            for entry in entries:
+                file = entry.data_file
+                if file.file_path in self._deletes:
+                    continue
+                self._deletes.add(file.file_path)
+                if file.content == DataFileContent.EQUALITY_DELETES:
+                    self._equality_came = True
+                else:
+                    self._came.add_delete_file(entry, partition_key=file.partition)
+            self._seen.add(manifest.manifest_path)
+        for manifest, entries in _read(table, unread, ManifestContent.DATA):
+            for entry in entries:
+                if entry.data_file.file_path in self._located:
+                    self._located[entry.data_file.file_path] = manifest.manifest_path
+            self._seen.add(manifest.manifest_path)
+        return manifests
+
+    def manifest_of(self, path: str) -> str:
+        """Where a file was seen last: location of a manifest, empty if nowhere."""
+        return self._located.get(path, "")
+
+    def is_deleted_from(self, source: Source) -> bool:
+        """Whether a delete file that came since `first` may apply to it."""
+        if self._equality_came:
+            return True
+        return bool(
+            self._came.for_data_file(source.sequence_number, source.data_file(), source.partition)
+        )
+
+
+def head_manifests(table: Table, branch: str) -> list[ManifestFile]:
+    """The manifests of a branch's head, none if there is no head. May block.
+
+    Raises:
+        TransientError: the store is away, or the list was read as empty and cannot be.
+    """
+    snapshot = table.metadata.snapshot_by_name(branch)
+    if snapshot is None:
+        return []
+    with translated("reading the manifest list of " + ".".join(table.name())):
+        manifests = snapshot.manifests(table.io)
+    must_list_files(snapshot, manifests)
+    return manifests
+
+
+def live_entries(io: FileIO, manifest: ManifestFile) -> list[ManifestEntry]:
+    """The entries of files that are there. May block.
+
+    Raises:
+        TransientError: the store is away, or not all entries came.
+    """
+    with translated(f"reading manifest {manifest.manifest_path}"):
+        entries = manifest.fetch_manifest_entry(io, discard_deleted=True)
+    told = live_files(manifest)
+    if told is not None and told != len(entries):
+        raise TransientError(
+            f"Manifest {manifest.manifest_path} was read with {len(entries)} live files, its list "
+            f"says {told}.",
+            component=Component.STORAGE,
+            remedy="Another answer than the file came from the store, or the file is damaged.",
+        )
+    return entries
+
+
+def live_files(manifest: ManifestFile) -> int | None:
+    """How many files that are there it tells of; None where it does not say (format version 1)."""
+    added, existing = manifest.added_files_count, manifest.existing_files_count
+    return None if added is None or existing is None else added + existing
+
+
+def _read(
+    table: Table, manifests: Sequence[ManifestFile], content: ManifestContent
+) -> Iterator[tuple[ManifestFile, list[ManifestEntry]]]:
+    """Manifest by manifest, a few read ahead."""
+    chosen = [each for each in manifests if each.content == content]
+    with ThreadPoolExecutor(READERS, "k2i-manifests") as pool:
+        for start in range(0, len(chosen), READERS):
+            some = chosen[start : start + READERS]
+            yield from zip(
+                some, pool.map(lambda each: live_entries(table.io, each), some), strict=True
+            )
+
+
+def _source(entry: ManifestEntry) -> Source:
+    file = entry.data_file
+    return Source(
+        file.file_path,
+        file.file_size_in_bytes,
+        file.record_count,
+        entry.sequence_number or 0,
+        file.spec_id,
+        file.partition,
+    )
+
+
+def _equality_deletes(table: Table) -> ServiceError:
+    name = ".".join(table.name())
+    return ServiceError(
+        f"Table {name} has equality deletes: they apply to files older than themselves, "
+        "and a joined file has one age, so that rows would come back or go.",
+        component=Component.ICEBERG,
+        remedy="Have the engine that wrote them rewrite its files (Spark: rewrite_data_files with "
+        "delete-file-threshold 1), or do not compact this table here.",
+    )
