@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from k2i_tasks.config import load_config, refuse_secrets
 from k2i_tasks.tracking.report import artifact_key, table_markdown
-from k2i_tasks.wiring import table_report as read_table
+from k2i_tasks.wiring_table import table_report as read_table
 
 
 @flow(

@@ -17,7 +17,7 @@ from k2i_tasks.tracking.report import artifact_key
 from k2i_tasks.tracking.verify_report import verify_markdown
 from k2i_tasks.verification.report import Verdict
 from k2i_tasks.verification.subject import VerifyOptions
-from k2i_tasks.wiring import verify_table
+from k2i_tasks.wiring_table import verify_table
 
 
 @flow(

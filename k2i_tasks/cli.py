@@ -58,6 +58,21 @@ class Values(StrEnum):
     FULL = "full"
 
 
+class Chore(StrEnum):
+    """What maintenance does."""
+
+    COMPACT = "compact"
+    EXPIRE = "expire-snapshots"
+    ORPHANS = "clean-orphans"
+    CLEANUP = "cleanup-orphans"
+    ALL = "all"
+
+
+#: K2I's other word.
+_ALIASES = {"cleanup-orphans": "clean-orphans"}
+CHORES = ("compact", "expire-snapshots", "clean-orphans", "all")
+
+
 class Shell(StrEnum):
     """Shells that completions can be made for."""
 
@@ -178,7 +193,7 @@ def validate(
         return 0
     import logging
 
-    from k2i_tasks.wiring import check_connections
+    from k2i_tasks.wiring_table import check_connections
 
     # What a client warns of on the way comes with the check that fails.
     logging.disable(logging.NOTSET if shared.verbose else logging.WARNING)
@@ -306,6 +321,31 @@ def verify(
         gap_seconds=gap_seconds,
     )
     return cli_verify.verify(found, options, as_json=as_json, output=output)
+
+
+@app.command()
+def maintenance(
+    context: typer.Context,
+    job: Annotated[Chore, typer.Argument(metavar="JOB", help=" | ".join(CHORES))],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    changes: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Only tell what would be done.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print the report as JSON.")
+    ] = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Join small files, expire snapshots, remove orphan files; an ingest may run meanwhile."""
+    shared = shared_of(context, config, verbose)
+    found = table_config(shared, data_dir, settings(changes or ()))
+    from k2i_tasks import cli_maintenance
+    from k2i_tasks.types import Job
+
+    jobs = list(Job) if job is Chore.ALL else [Job(_ALIASES.get(job.value, job.value))]
+    cli_maintenance.maintenance(found, jobs, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from k2i_tasks.figures import count, duration
 from k2i_tasks.verification.report import Verdict, VerifyReport
 from k2i_tasks.verification.subject import VerifyOptions
 from k2i_tasks.verification.verifier import Progress
-from k2i_tasks.wiring import verify_table
+from k2i_tasks.wiring_table import verify_table
 
 #: Places that are shown; the JSON report has more.
 FINDINGS_SHOWN = 20

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from k2i_tasks import __version__
 from k2i_tasks.errors import Component
-from k2i_tasks.types import Offsets, RunState, SealReason, Status, TableCommit
+from k2i_tasks.types import Job, Offsets, RunState, SealReason, Status, TableCommit
 
 FLUSH_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SEAL_TO_COMMIT_BUCKETS_SECONDS = (*FLUSH_BUCKETS_SECONDS, 120.0, 300.0, 600.0)
@@ -156,6 +156,19 @@ class Metrics:
         self._commits = self._counter("k2i_iceberg_commits", "Snapshots committed")
         self._rows_committed = self._counter("k2i_rows_committed", "Rows committed to the table")
         self._dead = self._counter("k2i_dead_letters", "Records refused, by reason", "code")
+        self._upkeep_runs = self._counter(
+            "k2i_maintenance_runs", "Maintenance jobs that ended", "job", "outcome"
+        )
+        self._upkeep_seconds = self._counter(
+            "k2i_maintenance_seconds", "Time spent on maintenance jobs", "job"
+        )
+        self._upkeep_done = self._counter(
+            "k2i_maintenance_done", "What maintenance jobs have done", "job", "figure"
+        )
+        for job in Job:
+            self._upkeep_seconds.labels(job)
+            for outcome in ("ok", "failed"):
+                self._upkeep_runs.labels(job, outcome)
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, help_text, buckets=buckets, registry=self.registry)
@@ -234,6 +247,22 @@ class Metrics:
     def on_rebalance(self) -> None:
         """Counts one change of the group that took partitions away."""
         self._rebalances.inc()
+
+    def on_upkeep(
+        self, job: str, seconds: float, figures: Mapping[str, int], *, failed: bool
+    ) -> None:
+        """Counts one run of a maintenance job.
+
+        Args:
+            job: a `Job`.
+            seconds: time it took, its retries in it.
+            figures: what it did, by name.
+            failed: it ended with an error.
+        """
+        self._upkeep_runs.labels(job, "failed" if failed else "ok").inc()
+        self._upkeep_seconds.labels(job).inc(seconds)
+        for name, value in figures.items():
+            self._upkeep_done.labels(job, name).inc(value)
 
     def on_wal_sync(self, seconds: float) -> None:
         """Counts one sync of the write-ahead log that took `seconds`."""

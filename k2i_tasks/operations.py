@@ -7,6 +7,7 @@ are not to be shared. Either may be called again after any failure.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from k2i_tasks.engine.recovery import Decision, LeftBatch, Progress, halt, plan
 from k2i_tasks.errors import Component, IntegrityError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.committer import Committer, Head, rolled_back
-from k2i_tasks.iceberg.data_files import data_file
+from k2i_tasks.iceberg.data_files import data_file, look_again
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import SinkState
@@ -38,17 +39,21 @@ from k2i_tasks.types import (
 log = logging.getLogger(__name__)
 
 
+#: Age from which files are looked for again before they are committed, in seconds. Orphan removal
+#: takes none of less than a day.
+STAGED_SECONDS_MAX = 3600.0
 #: Longest that the end of a run waits for Kafka to take the last offsets, in seconds.
 ACKNOWLEDGE_SECONDS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Durable files of one batch, not yet committed."""
+    """Durable files of one batch, not yet committed; `at` is when they were, unix seconds."""
 
     files: tuple[StagedFile, ...]
     dead_letter_files: tuple[StagedFile, ...]
     rows: int
+    at: float
 
     @property
     def size_bytes(self) -> int:
@@ -101,6 +106,8 @@ class Operations:
         self._journal = journal
         self._acknowledger = Acknowledger(commit_offsets, self._on_published)
         self._staged: dict[str, Staged] = {}
+        #: Held while a commit is built and sent, so that upkeep in this process does not collide.
+        self.lane = threading.Lock()
         #: What an attempt that failed later has written: of a batch, its rows and its letters.
         self._written: dict[tuple[str, str], Sequence[StagedFile]] = {}
 
@@ -240,7 +247,7 @@ class Operations:
             log.info("recovery: batch %s (%s): %s", batch.batch_id, batch.progress, step.decision)
             match step.decision:
                 case Decision.COMMIT:
-                    staged = Staged(batch.files, batch.dead_letter_files, batch.rows)
+                    staged = Staged(batch.files, batch.dead_letter_files, batch.rows, time.time())
                     self._commit_staged(batch.batch_id, batch.ranges, staged, "recovery")
                     offsets.update({tp: span.end for tp, span in batch.ranges.items()})
                 case Decision.RECORD_LANDED:
@@ -277,7 +284,7 @@ class Operations:
         hit("flush.staged.before")
         self._journal.staged(batch.batch_id, files, letters, batch.rows)
         hit("flush.staged")
-        staged = Staged(tuple(files), tuple(letters), batch.rows)
+        staged = Staged(tuple(files), tuple(letters), batch.rows, time.time())
         self._staged[batch.batch_id] = staged
         for part in ("rows", "letters"):
             self._written.pop((name, part), None)
@@ -290,6 +297,8 @@ class Operations:
         """
         began = time.monotonic()
         staged = self._staged[batch.batch_id]
+        if abs(time.time() - staged.at) > STAGED_SECONDS_MAX:
+            look_again([*staged.files, *staged.dead_letter_files])
         snapshot_id = self._commit_staged(batch.batch_id, batch.ranges, staged, batch.reason.value)
         self._acknowledger.submit(batch.end)
         self._journal.checkpoint()
@@ -362,19 +371,21 @@ class Operations:
     def _commit_staged(self, batch_id: str, ranges: Ranges, staged: Staged, reason: str) -> int:
         if staged.dead_letter_files:
             hit("dead_letters.commit.before")
-            self._dead_letters.commit(batch_id, ranges, staged.dead_letter_files)
+            with self.lane:
+                self._dead_letters.commit(batch_id, ranges, staged.dead_letter_files)
             hit("dead_letters.committed")
         hit("commit.before")
         summary: Mapping[str, str] = {"k2i.batch": batch_id, "k2i.reason": reason}
-        snapshot_id = self._committer.commit(
-            batch_id,
-            ranges,
-            lambda table: [data_file(table, file) for file in staged.files],
-            summary=summary,
-            intent=lambda snapshot, parent: self._journal.commit_started(
-                batch_id, snapshot, parent
-            ),
-        )
+        with self.lane:
+            snapshot_id = self._committer.commit(
+                batch_id,
+                ranges,
+                lambda table: [data_file(table, file) for file in staged.files],
+                summary=summary,
+                intent=lambda snapshot, parent: self._journal.commit_started(
+                    batch_id, snapshot, parent
+                ),
+            )
         hit("commit.landed.before")
         self._journal.commit_landed(batch_id, snapshot_id)
         hit("commit.landed")

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.engine.triggers import Limits
+from k2i_tasks.errors import K2IError
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.types import (
     DecodedBatch,
@@ -89,6 +90,9 @@ class Meter(Protocol):
     def on_error(self, component: str) -> None: ...
     def on_pause(self) -> None: ...
     def on_rebalance(self) -> None: ...
+    def on_upkeep(
+        self, job: str, seconds: float, figures: Mapping[str, int], *, failed: bool
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,14 @@ class Settings:
     records_max: int | None = None
     connect_seconds: float = 15.0
     rebalance_seconds: float = 60.0
+
+    def late(self, rows: int) -> K2IError:
+        """The error of a drain that took too long, with so many rows not committed."""
+        return K2IError(
+            f"The drain did not end within {self.drain_seconds:.0f} s; "
+            f"{rows} consumed records are not committed.",
+            remedy="Nothing is lost: the next run reads them again from Kafka.",
+        )
 
 
 #: (status, request_drain) -> what runs flushes and commits.

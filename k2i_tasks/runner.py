@@ -34,7 +34,6 @@ from k2i_tasks.engine.engine import (
     Stop,
 )
 from k2i_tasks.errors import (
-    IntegrityError,
     K2IError,
     PartitionsLostError,
     component_of,
@@ -45,8 +44,9 @@ from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Settings, Source, StartRule, TrackerFactory
 from k2i_tasks.progress import Progress
 from k2i_tasks.takeover import Share, Takeover
-from k2i_tasks.types import DecodedBatch, RunState, Status, describe_ranges
+from k2i_tasks.types import DecodedBatch, RunState, Status
 from k2i_tasks.underway import Underway
+from k2i_tasks.upkeep import UpkeepFactory
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Runner:
         tracker_factory: makes what runs flushes and commits.
         settings: bounds.
         batch_prefix: makes batch ids unique over restarts.
+        upkeep_factory: makes what does the table's upkeep.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Runner:
         clock: Clock,
         settings: Settings,
         batch_prefix: str,
+        upkeep_factory: UpkeepFactory,
     ) -> None:
         self.buffer = HotBuffer()
         self._source = source
@@ -118,6 +120,7 @@ class Runner:
         )
         self.tracker = tracker_factory(self.status, self.request_drain)
         self._underway = Underway(calls, self.tracker, clock)
+        self._upkeep = upkeep_factory(self.tracker, self.progress)
 
     # For other threads.
 
@@ -165,6 +168,7 @@ class Runner:
         """Lets go of everything. What fails in it is raised unless it only follows a failure."""
         self._give_up.set()
         self._underway.close(5.0)
+        self._upkeep.close(5.0)
         first: Exception | None = None
         for close in (self._operations.close, self._source.close):
             try:
@@ -202,6 +206,7 @@ class Runner:
         self._shares += 1
         prefix = self._prefix if self._shares == 1 else f"{self._prefix}.{self._shares}"
         self._engine = Engine(self._settings.limits, share.offsets, batch_prefix=prefix)
+        self._upkeep.begin(share.offsets)
         for decoded in share.batches:
             self._arrive(decoded)
         self.progress.state = RunState.RUNNING
@@ -313,13 +318,10 @@ class Runner:
             self.progress.state = RunState.DRAINING
             self._drain_deadline = now + self._settings.drain_seconds
             self._source.pause()
+            self._upkeep.stop()
         self._perform(self._engine.drain(now))
         if now >= self._drain_deadline and not self._engine.stopped:
-            late = K2IError(
-                f"The drain did not end within {self._settings.drain_seconds:.0f} s; "
-                f"{self._engine.used_rows} consumed records are not committed.",
-                remedy="Nothing is lost: the next run reads them again from Kafka.",
-            )
+            late = self._settings.late(self._engine.used_rows)
             if self._error is None:
                 raise late
             log.error("%s", late.what)
@@ -333,6 +335,7 @@ class Runner:
             self._arrive(decoded)
         if draining:
             return
+        self._upkeep.tick()
         for added in self._read(lambda: [self._source.new_partitions()]):
             if added:
                 log.info("the topic has new partitions: %s", ", ".join(map(str, added)))
@@ -343,8 +346,8 @@ class Runner:
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Seal():
-                    self._flush(action)
+                case Seal(batch_id, reason, ranges):
+                    self._underway.flush(self.buffer.seal(batch_id, reason, ranges))
                 case Commit(batch_id):
                     self._underway.commit(self.buffer.sealed(batch_id))
                 case Release(batch_id):
@@ -365,26 +368,17 @@ class Runner:
                     self._error = self._error or error
         self._show_buffer()
 
-    def _flush(self, seal: Seal) -> None:
-        batch = self.buffer.seal(seal.batch_id, seal.reason)
-        if batch.ranges != dict(seal.ranges):
-            raise IntegrityError(
-                f"Batch {seal.batch_id}: the buffer holds {describe_ranges(batch.ranges)}, the "
-                f"ledger {describe_ranges(seal.ranges)}."
-            )
-        self._underway.flush(batch)
-
     def _take_outcomes(self, now: float) -> None:
         for call, batch_id in self._underway.over():
             if call.error is not None:
                 failed = Failed(batch_id, call.failure())
                 self._perform(self._engine.outcome(failed, now))
-            elif call.kind == "flush":
-                log.info("%s: %s", call.label, figures(call.summary))
+                continue
+            log.info("%s: %s", call.label, figures(call.summary))
+            if call.kind == "flush":
                 self.progress.flushes += 1
                 self._perform(self._engine.outcome(Flushed(batch_id), now))
             else:
-                log.info("%s: %s", call.label, figures(call.summary))
                 self._landed(batch_id)
                 self._perform(self._engine.outcome(Committed(batch_id), now))
 
@@ -392,6 +386,7 @@ class Runner:
         commit, waited = self._underway.landed(batch_id)
         self._meter.on_commit(commit, waited)
         self.progress.landed(commit, waited)
+        self._upkeep.committed()
 
     def _show_buffer(self) -> None:
         engine = self._engine

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import SecretStr
 
+from k2i_tasks import logs
 from k2i_tasks.config import Config
 from k2i_tasks.config.fields import SECRET_BYTES_MAX, SecretReference, Section
 from k2i_tasks.errors import ConfigError
@@ -111,6 +112,14 @@ def resolve_all(config: Config, *, environ: Mapping[str, str] | None = None) -> 
             for field, secret in _secrets_in(config, "")
         }
     )
+
+
+def opened(config: Config) -> Resolved:
+    """As `resolve_all`; from now on no log line shows one of them."""
+    resolved = resolve_all(config)
+    for value in resolved.values():
+        logs.register_secret(value)
+    return resolved
 
 
 def _secrets_in(section: Section, at: str) -> Iterator[tuple[str, SecretStr]]:

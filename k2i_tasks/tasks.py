@@ -22,7 +22,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
-from k2i_tasks.calls import RetryPolicy, figures
+from k2i_tasks.calls import Call, RetryPolicy, figures
 from k2i_tasks.tracking.performance import JITTER, Link, Performance, delays_seconds
 from k2i_tasks.tracking.seat import Seat
 
@@ -103,6 +103,18 @@ def perform_tracked(performance: Performance, after: Link | None) -> None:
         return
     details = StateDetails(flow_run_id=after.flow_run_id, task_run_id=after.task_run_id)
     shown(performance, wait_for=[Completed(data="done", state_details=details)])
+
+
+def run_task(call: Call) -> None:
+    """Runs one call to its end as a task of the current flow run. May block.
+
+    If Prefect does not see it to its end, it is run here. Raises nothing of the call's: what it
+    failed with is in `call.error`.
+    """
+    performance = Performance(call, 0.0)
+    task_for(call.kind, call.policy)(performance, return_state=True)
+    performance.leave()
+    performance.finish()
 
 
 @flow(

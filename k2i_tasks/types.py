@@ -219,6 +219,29 @@ class StagedFile:
         return cls(body["path"], body["size_bytes"], body["rows"], body["spec_id"], partition)
 
 
+class Job(StrEnum):
+    """What is done for the upkeep of a table; also the words of the command line."""
+
+    COMPACT = "compact"
+    EXPIRE = "expire-snapshots"
+    ORPHANS = "clean-orphans"
+
+
+@dataclass(frozen=True, slots=True)
+class Upkept:
+    """What one job came to on one table.
+
+    Args:
+        table: dotted name.
+        figures: what was done, or with `planned` would be, by name; numbers alone.
+        planned: nothing was changed.
+    """
+
+    table: str
+    figures: Mapping[str, int]
+    planned: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class TableCommit:
     """A commit that landed."""

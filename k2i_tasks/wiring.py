@@ -6,38 +6,28 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from k2i_tasks import logs, secrets
+from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy
 from k2i_tasks.clock import SystemClock
 from k2i_tasks.codecs import MetadataColumns, make_decoder
 from k2i_tasks.config import Config
 from k2i_tasks.engine.triggers import Limits
-from k2i_tasks.errors import K2IError
 from k2i_tasks.iceberg.catalog import (
-    check_catalog,
-    check_store,
-    find_table,
     guard_commits,
     open_catalog,
 )
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
-from k2i_tasks.iceberg.fixed import FixedTable, load, sink_record
-from k2i_tasks.iceberg.positions import PositionColumns
-from k2i_tasks.iceberg.schema import payload_columns
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.journal import Journal
 from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.embedded import EmbeddedBroker
 from k2i_tasks.kafka.generator import OrderGenerator
-from k2i_tasks.kafka.policy import look_at
-from k2i_tasks.kafka.ranges import RangeReader, reading_settings
 from k2i_tasks.kafka.source import KafkaSource
 from k2i_tasks.kafka.start import lost_ranges, start_offsets
 from k2i_tasks.metrics import Metrics
@@ -45,30 +35,13 @@ from k2i_tasks.operations import Operations, Tables
 from k2i_tasks.ports import Settings, TrackerFactory
 from k2i_tasks.runner import Runner
 from k2i_tasks.types import Offsets, Ranges
-from k2i_tasks.verification.accepted import accepted_gaps
-from k2i_tasks.verification.report import VerifyReport
-from k2i_tasks.verification.subject import Subject, VerifyOptions, must_be_told_apart
-from k2i_tasks.verification.verifier import Progress, Verifier
 from k2i_tasks.wal.log import WriteAheadLog
+from k2i_tasks.wiring_upkeep import upkeep_of
 
 #: Partitions of the embedded broker's topic.
 DEMO_PARTITIONS = 4
 #: Longest wait for a broker to describe the topic, in seconds.
 LOOK_SECONDS = 15.0
-LETTER_POSITIONS = PositionColumns("partition", "offset", "topic")
-
-
-def _secrets(config: Config) -> Mapping[str, str]:
-    """The secrets, plain; from now on no log line shows one."""
-    resolved = secrets.resolve_all(config)
-    for value in resolved.values():
-        logs.register_secret(value)
-    return resolved
-
-
-def identifier(config: Config) -> tuple[str, ...]:
-    """Namespace levels and table name."""
-    return (*config.iceberg.database_name.split("."), config.iceberg.table_name)
 
 
 def build_runner(
@@ -83,7 +56,7 @@ def build_runner(
     Raises:
         K2IError: a secret cannot be read, the log folder is in use or not writable.
     """
-    resolved = _secrets(config)
+    resolved = secrets.opened(config)
     owner = uuid.uuid4().hex
     source = KafkaSource(
         consumer_settings(config.kafka, resolved),
@@ -106,18 +79,20 @@ def build_runner(
         checkpoint_seconds=config.transaction_log.checkpoint_interval_seconds,
     )
     operations = build_operations(config, resolved, owner, journal, source.commit_offsets)
+    clock = SystemClock()
     runner = Runner(
         topic=config.kafka.topic,
-        table=".".join(identifier(config)),
+        table=".".join(config.iceberg.identifier),
         source=source,
         operations=operations,
-        decoder_for=lambda schema: _decoder(config, schema),
-        start_rule=_StartRule(config),
+        decoder_for=lambda schema: decoder_of(config, schema),
+        start_rule=StartRule(config),
         tracker_factory=tracker_factory,
         meter=metrics,
-        clock=SystemClock(),
+        clock=clock,
         settings=_settings(config, records_max),
         batch_prefix=owner[:12],
+        upkeep_factory=upkeep_of(config, resolved, operations.lane, metrics, clock),
     )
     metrics.watch(runner.status)
     return runner
@@ -142,8 +117,7 @@ def build_operations(
         commit_offsets: tells Kafka the offsets.
     """
     iceberg = config.iceberg
-    table = identifier(config)
-    letters = (*table[:-1], iceberg.dead_letter_table_name)
+    table, letters = iceberg.identifier, iceberg.dead_letter_identifier
     sink, branch = iceberg.sink, iceberg.branch
     group = config.kafka.consumer_group if config.kafka.assignment == "group" else None
 
@@ -181,7 +155,7 @@ def _settings(config: Config, records_max: int | None) -> Settings:
     )
 
 
-def _decoder(config: Config, schema: pa.Schema | None) -> Any:
+def decoder_of(config: Config, schema: pa.Schema | None) -> Any:
     names = config.iceberg.metadata_columns
     return make_decoder(
         config.kafka.format.type,
@@ -192,7 +166,7 @@ def _decoder(config: Config, schema: pa.Schema | None) -> Any:
     )
 
 
-class _StartRule:
+class StartRule:
     """Where reading starts, as configured."""
 
     def __init__(self, config: Config) -> None:
@@ -205,115 +179,6 @@ class _StartRule:
 
     def lost(self, topic: Any, offsets: Offsets) -> Ranges:
         return lost_ranges(topic, offsets, self._kafka.on_gap)
-
-
-def check_connections(config: Config) -> list[tuple[str, str | None]]:
-    """Tries broker and topic, catalog, and store; for each its name and what is wrong, if any."""
-    resolved = _secrets(config)
-
-    def broker() -> None:
-        source = KafkaSource(consumer_settings(config.kafka, resolved), config.kafka.topic)
-        try:
-            source.inspect(10.0)
-        finally:
-            source.close()
-
-    iceberg = config.iceberg
-    catalog = _tried(lambda: check_catalog(iceberg, resolved))
-    store = "not tried, since the catalog is asked where it is"
-    return [
-        (f"Kafka topic {config.kafka.topic}", _tried(broker)),
-        (f"{iceberg.catalog_type} catalog", catalog),
-        ("object store", store if catalog else _tried(lambda: check_store(iceberg, resolved))),
-    ]
-
-
-def _tried(check: Callable[[], object]) -> str | None:
-    try:
-        check()
-    except K2IError as error:
-        return str(error)
-    return None
-
-
-def table_report(config: Config) -> dict[str, Any]:
-    """What the committed table holds: rows, snapshots, size, recorded offsets. Reads metadata only.
-
-    Raises:
-        K2IError: catalog or table cannot be read.
-    """
-    catalog = open_catalog(config.iceberg, _secrets(config))
-    branch, sink = config.iceberg.branch, config.iceberg.sink
-    committer = Committer(catalog, identifier(config), sink=sink, branch=branch, owner="")
-    head = committer.look()
-    state = head.recorded.newest
-    snapshot = head.table.metadata.snapshot_by_name(branch)
-    summary = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
-    return {
-        "table": committer.name,
-        "rows": int(summary.get("total-records", 0)),
-        "data_files": int(summary.get("total-data-files", 0)),
-        "size_bytes": int(summary.get("total-files-size", 0)),
-        "snapshots": len(head.table.metadata.snapshots),
-        "committed_at_ms": snapshot.timestamp_ms if snapshot else None,
-        "epoch": state.epoch if state else 0,
-        "offsets": {str(tp): offset for tp, offset in sorted(state.offsets.items())}
-        if state
-        else {},
-    }
-
-
-def verify_table(
-    config: Config, options: VerifyOptions, progress: Progress = lambda _step, _done, _total: None
-) -> VerifyReport:
-    """Compares the committed table with its topic. Reads only; a run may go on meanwhile.
-
-    Args:
-        config: names the table, its catalog and the topic.
-        options: what is compared.
-        progress: told what is done, how far, and of how much.
-
-    Raises:
-        IntegrityError: the topic is not the one that the table was filled from, the table was
-            rolled back, or it records nothing of the sink.
-        ConfigError: rows cannot be told apart with this configuration.
-        K2IError: Kafka, the catalog or the store cannot be read.
-    """
-    resolved = _secrets(config)
-    iceberg, kafka = config.iceberg, config.kafka
-    catalog = open_catalog(iceberg, resolved)
-    columns = PositionColumns(
-        iceberg.metadata_columns.partition,
-        iceberg.metadata_columns.offset,
-        iceberg.metadata_columns.topic,
-    )
-    # In this order: letters are committed before their rows, and the topic only grows.
-    table = load(catalog, identifier(config))
-    rows = FixedTable(table, iceberg.branch, columns, kafka.topic)
-    record = sink_record(table, iceberg.sink, iceberg.branch, kafka.topic)
-    must_be_told_apart(rows.name, record, config)
-    beside = find_table(catalog, (*identifier(config)[:-1], iceberg.dead_letter_table_name))
-    settings = consumer_settings(kafka, resolved)
-    topic, compacted = look_at(settings, kafka.topic, LOOK_SECONDS)
-    _StartRule(config).offsets(topic, record.state)
-    folder = Path(config.transaction_log.log_dir)
-    subject = Subject(
-        rows=rows,
-        letters=FixedTable(beside, "main", LETTER_POSITIONS, kafka.topic) if beside else None,
-        record=record,
-        topic=topic,
-        compacted=compacted,
-        reset=kafka.auto_offset_reset,
-        keys=(columns.partition, columns.offset),
-        sink=iceberg.sink,
-        branch=iceberg.branch,
-        accepted=accepted_gaps(folder, str(table.metadata.table_uuid), kafka.topic),
-    )
-    decoder = _decoder(config, payload_columns(rows.schema, iceberg.metadata_columns))
-    reading = reading_settings(settings, "verify")
-    return Verifier(subject, lambda: RangeReader(reading, kafka.topic), decoder, options).run(
-        progress
-    )
 
 
 @contextmanager

@@ -20,6 +20,14 @@ import duckdb
 from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from k2i_tasks.calls import RetryPolicy, Tracker
+from k2i_tasks.clock import SystemClock
+from k2i_tasks.engine.schedule import Schedule
+from k2i_tasks.maintenance import Maintenance
+from k2i_tasks.metrics import Metrics
+from k2i_tasks.progress import Progress
+from k2i_tasks.upkeep import Upkeep
+
 #: Where a record is in a topic.
 Position = tuple[int, int]
 
@@ -245,3 +253,17 @@ def assert_exactly_once(
         place = (row["_kafka_partition"], row["_kafka_offset"])
         for column, value in (expected[place] or {}).items():
             assert row[column] == value, f"{place}: {column} is {row[column]!r}, not {value!r}"
+
+
+def no_upkeep(tracker: Tracker, progress: Progress) -> Upkeep:
+    """The upkeep of a run whose table needs none."""
+    nothing = Schedule({}, commits_max=1, now=0.0)
+    return Upkeep(
+        Maintenance(lambda _stopped: ()),
+        nothing,
+        tracker,
+        Metrics(),
+        progress,
+        RetryPolicy(budget_seconds=0),
+        SystemClock(),
+    )

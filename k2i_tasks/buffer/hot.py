@@ -6,6 +6,7 @@ import threading
 
 import pyarrow as pa
 
+from k2i_tasks.errors import IntegrityError
 from k2i_tasks.types import (
     DecodedBatch,
     OffsetRange,
@@ -13,6 +14,7 @@ from k2i_tasks.types import (
     SealedBatch,
     SealReason,
     TopicPartition,
+    describe_ranges,
 )
 
 
@@ -33,8 +35,12 @@ class HotBuffer:
         with self._lock:
             self._open.append(batch)
 
-    def seal(self, batch_id: str, reason: SealReason) -> SealedBatch:
-        """Makes everything appended since the last seal into one immutable batch."""
+    def seal(self, batch_id: str, reason: SealReason, ranges: Ranges) -> SealedBatch:
+        """Makes everything appended since the last seal into one immutable batch.
+
+        Raises:
+            IntegrityError: that does not cover exactly `ranges`.
+        """
         with self._lock:
             taken = self._open
             sealed = SealedBatch(
@@ -47,6 +53,11 @@ class HotBuffer:
                 reason=reason,
                 newest_timestamp_ms=max((b.newest_timestamp_ms for b in taken), default=-1),
             )
+            if sealed.ranges != dict(ranges):
+                raise IntegrityError(
+                    f"Batch {batch_id}: the buffer holds {describe_ranges(sealed.ranges)}, the "
+                    f"ledger {describe_ranges(ranges)}."
+                )
             self._open = []
             self._sealed[batch_id] = sealed
         return sealed

@@ -129,6 +129,13 @@ def _process(config: Config) -> Iterator[Problem]:
     buffer, monitoring = config.buffer, config.monitoring
     if buffer.flush_size_mb is not None and buffer.flush_size_mb > buffer.max_size_mb:
         yield "buffer.flush_size_mb", "must not be more than buffer.max_size_mb"
+    upkeep = config.maintenance
+    if upkeep.compaction_target_mb < upkeep.compaction_threshold_mb:
+        # What has been joined would be small again, and joined without an end.
+        yield (
+            "maintenance.compaction_target_mb",
+            "must not be less than maintenance.compaction_threshold_mb",
+        )
     same_host = monitoring.health_host == monitoring.metrics_host
     if same_host and monitoring.health_port == monitoring.metrics_port != 0:
         yield "monitoring.metrics_port", "must not be monitoring.health_port too"

@@ -10,9 +10,9 @@ from k2i_tasks.config.checks import contradictions
 from k2i_tasks.config.fields import Section, setting
 from k2i_tasks.config.model_iceberg import Iceberg
 from k2i_tasks.config.model_kafka import Kafka
+from k2i_tasks.config.model_maintenance import Maintenance
 from k2i_tasks.config.model_runtime import (
     Buffer,
-    Maintenance,
     Monitoring,
     PrefectSettings,
     Rpc,

@@ -206,6 +206,16 @@ class Iceberg(Section):
     )
 
     @property
+    def identifier(self) -> tuple[str, ...]:
+        """Namespace levels and table name."""
+        return (*self.database_name.split("."), self.table_name)
+
+    @property
+    def dead_letter_identifier(self) -> tuple[str, ...]:
+        """Namespace levels and name of the dead-letter table."""
+        return (*self.database_name.split("."), self.dead_letter_table_name)
+
+    @property
     def dead_letter_table_name(self) -> str:
         """The dead-letter table's name, whether given or derived."""
         return self.dead_letter_table or f"{self.table_name}__dead_letters"

@@ -92,23 +92,6 @@ class TransactionLog(Section):
     )
 
 
-class Maintenance(Section):
-    """Upkeep of the table."""
-
-    compaction_enabled: Flag = setting("Join small files.", True)
-    compaction_interval_seconds: Integer = setting("Time between runs.", 3_600, ge=1, le=31_536_000)
-    compaction_threshold_mb: Integer = setting(
-        "Files below this size are joined.", 100, ge=1, le=65_536
-    )
-    compaction_target_mb: Integer = setting("Size of joined files.", 512, ge=1, le=65_536)
-    snapshot_expiration_enabled: Flag = setting("Expire old snapshots.", True)
-    snapshot_retention_days: Integer = setting("Age that snapshots reach.", 7, ge=0, le=36_500)
-    orphan_cleanup_enabled: Flag = setting("Remove files that no snapshot names.", True)
-    orphan_retention_days: Integer = setting("Age that such files reach.", 3, ge=0, le=36_500)
-    statistics_enabled: Flag = setting("Keep statistics of the table up to date.", True)
-    statistics_interval_seconds: Integer = setting("Time between runs.", 3_600, ge=1, le=31_536_000)
-
-
 class Monitoring(Section):
     """Health, metrics, logs. A port of 0 takes any free one."""
 

@@ -11,7 +11,7 @@ from k2i_tasks.config.model import Config
 
 _NO_REGISTRY = "the formats of this version use no schema registry"
 _NO_SOCKET = "the local RPC socket is not served by this version"
-_NO_SCHEDULE = "maintenance is not scheduled by this version"
+_NO_STATISTICS = "each file's own statistics, in its manifest, are all there are"
 #: Keys that are read for K2I's sake and change nothing here, and why.
 UNUSED: dict[str, str] = {
     "kafka.batch_timeout_ms": "a poll takes what is there and does not wait for more",
@@ -35,25 +35,14 @@ UNUSED: dict[str, str] = {
     "iceberg.nessie.api_version": "Nessie is reached over the Iceberg REST protocol",
     "buffer.ttl_seconds": "rows leave memory when they are committed",
     "buffer.memory_alignment_bytes": "columns are aligned by Arrow, to 64 bytes",
-    "maintenance.compaction_interval_seconds": _NO_SCHEDULE,
-    "maintenance.compaction_threshold_mb": _NO_SCHEDULE,
-    "maintenance.compaction_target_mb": _NO_SCHEDULE,
-    "maintenance.snapshot_retention_days": _NO_SCHEDULE,
-    "maintenance.orphan_retention_days": _NO_SCHEDULE,
-    "maintenance.statistics_interval_seconds": _NO_SCHEDULE,
+    "maintenance.statistics_enabled": _NO_STATISTICS,
+    "maintenance.statistics_interval_seconds": _NO_STATISTICS,
     "rpc.enabled": _NO_SOCKET,
     "rpc.socket_path": _NO_SOCKET,
     "rpc.read_timeout_ms": _NO_SOCKET,
     "rpc.max_concurrent_scans": _NO_SOCKET,
     "rpc.scan_ttl_seconds": _NO_SOCKET,
     "rpc.max_frame_bytes": _NO_SOCKET,
-}
-#: Switches that are on when not given: remarked only when a file turns them on by name.
-SCHEDULES = {
-    "compaction_enabled": "compaction",
-    "snapshot_expiration_enabled": "snapshot expiry",
-    "orphan_cleanup_enabled": "removal of orphan files",
-    "statistics_enabled": "statistics",
 }
 
 
@@ -62,7 +51,7 @@ def notes(config: Config) -> list[str]:
     return [
         *config.load_notes,
         *_unused(config),
-        *_schedules(config),
+        *_maintenance(config),
         *_evolution(config),
         *_login(config),
         *_exposure(config),
@@ -84,13 +73,18 @@ def _unused(config: Config) -> Iterator[str]:
         yield f"{', '.join(keys)} {verb} not used: {reason}."
 
 
-def _schedules(config: Config) -> Iterator[str]:
-    given = config.maintenance.model_fields_set
-    wanted = [
-        word for key, word in SCHEDULES.items() if key in given and getattr(config.maintenance, key)
-    ]
-    if wanted:
-        yield f"maintenance: {', '.join(wanted)} will not run: {_NO_SCHEDULE}."
+def _maintenance(config: Config) -> Iterator[str]:
+    upkeep = config.maintenance
+    # On when not given: remarked only when a file turns it on by name.
+    if "statistics_enabled" in upkeep.model_fields_set and upkeep.statistics_enabled:
+        yield f"maintenance.statistics_enabled is not used: {_NO_STATISTICS}."
+    if upkeep.orphan_cleanup_enabled and upkeep.orphan_retention_days == 0:
+        yield "maintenance.orphan_retention_days 0 is taken as 1: a file may be on its way."
+    if config.iceberg.catalog_type == "nessie":
+        yield (
+            "On Nessie snapshots are not expired and no files are removed: other branches may need "
+            "them, and Nessie's own GC knows."
+        )
 
 
 def _evolution(config: Config) -> Iterator[str]:

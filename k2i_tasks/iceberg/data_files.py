@@ -103,6 +103,12 @@ def data_file(table: Table, staged: StagedFile, footer: pq.FileMetaData | None =
     return found
 
 
+def look_again(staged: Iterable[StagedFile]) -> None:
+    """Has `data_file` read the footers from storage, and so notice files that are gone."""
+    for file in staged:
+        FRESH.forget(file.path)
+
+
 def read_footer(io: FileIO, staged: StagedFile) -> pq.FileMetaData:
     """The footer of a staged file, read from storage. May block.
 
@@ -151,8 +157,7 @@ def _damaged(staged: StagedFile, what: str) -> IntegrityError:
     return IntegrityError(
         f"Staged file {staged.path} {what}.",
         component=Component.STORAGE,
-        remedy="Move the write-ahead log folder away and restart: its rows are read from Kafka "
-        "again.",
+        remedy="Restart: its rows are read from Kafka again.",
     )
 
 

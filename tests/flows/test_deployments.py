@@ -16,7 +16,7 @@ import pytest
 
 from flows.ingest import configuration
 from k2i_tasks.local_server import free_port
-from k2i_tasks.wiring import table_report
+from k2i_tasks.wiring_table import table_report
 from tests.flows.live import ROOT, Live, client_environ, prefect
 from tests.flows.rig import wait_until
 
@@ -68,13 +68,16 @@ def test_prefect_yaml_deploys_ingest_without_a_concurrency_lease_and_the_report_
     live: Live,
 ) -> None:
     deployed = {d["name"]: d for d in live.ask("/deployments/filter", {})}
-    assert set(deployed) == {"ingest", "table-report", "verify", "probe"}
+    assert set(deployed) == {"ingest", "table-report", "verify", "maintain", "probe"}
     assert deployed["ingest"]["entrypoint"] == "flows/ingest.py:ingest"
     assert deployed["ingest"]["global_concurrency_limit"] is None
     assert deployed["table-report"]["schedules"][0]["schedule"]["cron"] == "*/15 * * * *"
     assert deployed["verify"]["entrypoint"] == "flows/verify.py:verify"
     assert deployed["verify"]["global_concurrency_limit"]["limit"] == 1
     assert deployed["verify"]["schedules"][0]["schedule"]["cron"] == "7 * * * *"
+    assert deployed["maintain"]["entrypoint"] == "flows/maintain.py:maintain"
+    assert deployed["maintain"]["global_concurrency_limit"]["limit"] == 1
+    assert deployed["maintain"]["schedules"][0]["schedule"]["cron"] == "37 * * * *"
     named = {"deployments": {"name": {"any_": ["table-report"]}}}
     wait_until(
         lambda: any(run["auto_scheduled"] for run in live.ask("/flow_runs/filter", named)),

@@ -20,7 +20,7 @@ from k2i_tasks.errors import IntegrityError
 from k2i_tasks.iceberg.starts import start_key
 from k2i_tasks.verification.report import Kind, Verdict, VerifyReport
 from k2i_tasks.verification.subject import VerifyOptions
-from k2i_tasks.wiring import verify_table
+from k2i_tasks.wiring_table import verify_table
 from tests.integration.test_kafka_world import alter, log_of
 from tests.kafka_world import Stream, Transactions, World
 from tests.program import Program, finished

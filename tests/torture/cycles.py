@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from k2i_tasks.failpoints import NAMES
+from k2i_tasks.types import Job
 from tests.torture.broker import BrokerProcess
-from tests.torture.world import Fault, World, WrongError
+from tests.torture.forked import Fault
+from tests.torture.world import World, WrongError
 
 #: A table of more commits is slow to commit to: a new one then.
 CYCLES_PER_WORLD = 60
@@ -29,23 +31,26 @@ FREEZING = (
     "commit.answered",
     "commit.landed",
 )
-#: Of a hundred cycles, in an order that is drawn.
+#: Places of the table's upkeep, which is a process of its own.
+UPKEEP = {"compact": Job.COMPACT, "expire": Job.EXPIRE, "orphans": Job.ORPHANS}
+#: Of so many cycles, in an order that is drawn.
 KINDS = {
-    "kill at a place": 52,
+    "kill at a place": 62,
     "kill at a time": 6,
-    "log lost": 10,
+    "log lost": 12,
     "log torn": 2,
     "log corrupt": 2,
-    "frozen": 12,
+    "frozen": 14,
     "unknown commits": 13,
     "disk full": 3,
+    "maintenance": 6,
 }
 #: Runs that are to come by a place; whether they do hangs on the clock, too.
 TRIES = 3
 #: Reached only while there is no table yet.
 AT_FIRST = ("table.create", "table.created", "dead_letters.create")
 #: Reached once in a run, if at all.
-ONCE = (*AT_FIRST, "wal.open", "wal.close", "claim", "recovery", "schema")
+ONCE = (*AT_FIRST, *UPKEEP, "wal.open", "wal.close", "claim", "recovery", "schema")
 
 
 @dataclass
@@ -92,6 +97,7 @@ class Torture:
             "frozen": self._frozen,
             "unknown commits": self._unknown_commits,
             "disk full": self._disk_full,
+            "maintenance": self._maintenance,
         }
 
     def cycle(self) -> None:
@@ -154,7 +160,9 @@ class Torture:
             world = self._ready_for(place, world)
             first = self.tally.kinds["kill at a place"] < len(NAMES)
             often = 1 if first or place.startswith(ONCE) else 2
-            code = world.run(Fault(place, self._draw.randint(1, often)))
+            fault = Fault(place, self._draw.randint(1, often))
+            job = UPKEEP.get(place.partition(".")[0])
+            code = world.run(fault) if job is None else world.upkeep(job, fault=fault)
             if code not in (0, -signal.SIGKILL):
                 raise WrongError(f"killed at {place}: ended with {code}\n{world.log()}")
             self._count(place, code)
@@ -177,9 +185,16 @@ class Torture:
             world.lose_wal()
         elif place == "wal.open.unlinked":  # an older segment has to be left
             self._count("wal.checkpoint.switched", world.run(Fault("wal.checkpoint.switched")))
+        elif place.startswith(tuple(UPKEEP)):
+            self._expect(world, world.run(), 0, "a run before upkeep")
+            if place.startswith("orphans"):  # there has to be one
+                self._count("compact.staged", self._killed_upkeep(world, "compact.staged"))
         elif place == "recovery.step":
             self._count("flush.staged", world.run(Fault("flush.staged")))
         return world
+
+    def _killed_upkeep(self, world: World, place: str) -> int:
+        return world.upkeep(UPKEEP[place.partition(".")[0]], fault=Fault(place))
 
     def _count(self, place: str, code: int) -> None:
         if code == -signal.SIGKILL:
@@ -244,6 +259,16 @@ class Torture:
         code = world.run(Fault(commits=self._draw.getrandbits(32)))
         self._expect(world, code, 0, "a run with a lying catalog")
         self.tally.lies.update(world.lies())
+
+    def _maintenance(self, world: World) -> None:
+        """Compaction and expiry beside a run, with a lying catalog; then the orphans."""
+        lying = Fault(commits=self._draw.getrandbits(32))
+        beside = world.start_upkeep((Job.COMPACT, Job.EXPIRE, Job.COMPACT), lying)
+        code = world.run()
+        self._expect(world, world.wait(beside), 0, "upkeep beside a run")
+        self._expect(world, code, 0, "a run beside upkeep")
+        self.tally.lies.update(world.lies())
+        self._expect(world, world.upkeep(*Job), 0, "upkeep")
 
     def _disk_full(self, world: World) -> None:
         limit = int(2 ** self._draw.uniform(8, 17))

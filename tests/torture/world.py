@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import resource
 import shutil
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import requests
-from pyiceberg import exceptions as ice
-from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
 
-from k2i_tasks import failpoints, logs
-from k2i_tasks.calls import InlineTracker
-from k2i_tasks.config import Config, load_config
-from k2i_tasks.errors import K2IError
+from k2i_tasks.config import load_config
 from k2i_tasks.iceberg.catalog import find_table, open_catalog
 from k2i_tasks.iceberg.state import recorded
-from k2i_tasks.metrics import Metrics
-from k2i_tasks.runner import Runner
-from k2i_tasks.wiring import build_runner
+from k2i_tasks.types import Job
 from tests.program import Program
 from tests.support import Position, read_by_metadata
 from tests.torture.broker import COLUMN_EVERY, BrokerProcess, is_bad, payload, told
+from tests.torture.forked import LIES, NONE, Fault, ingest, maintain
 
 PARTITIONS = 4
 #: Longest that any process may take, in seconds.
@@ -42,35 +31,15 @@ SETTINGS = {
     "K2I_BUFFER_FLUSH_BATCH_SIZE": "40",
     "K2I_KAFKA_BATCH_SIZE": "25",
     "K2I_TRANSACTION_LOG_CHECKPOINT_INTERVAL_ENTRIES": "9",
+    "K2I_MAINTENANCE_COMPACTION_MIN_FILES": "2",
+    "K2I_MAINTENANCE_SNAPSHOTS_KEPT": "3",
+    "K2I_MAINTENANCE_SNAPSHOT_HISTORY_KEPT": "2",
+    "K2I_MAINTENANCE_SNAPSHOT_GRACE_SECONDS": "0",
 }
 
 
 class WrongError(AssertionError):
     """The table is not the topic."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What happens to a process.
-
-    Args:
-        place: a failpoint, and `nth` time by at which it acts.
-        stop: freeze (SIGSTOP) there instead of dying.
-        kill_after: die after so many seconds, wherever that is.
-        commits: seed of a catalog that answers falsely, late, or not at all.
-        file_bytes_max: no file can grow beyond this: the disk is full.
-    """
-
-    place: str | None = None
-    nth: int = 1
-    stop: bool = False
-    kill_after: float | None = None
-    commits: int | None = None
-    file_bytes_max: int | None = None
-
-
-NONE = Fault()
-_LIES = "lies.txt"
 
 
 class World:
@@ -132,7 +101,16 @@ class World:
             overrides={},
         )
         ends = self._ends()
-        return self._fork(lambda: _ingest(config, ends, fault, self.folder), fault)
+        return self._fork(lambda: ingest(config, ends, fault, self.folder), fault)
+
+    def start_upkeep(self, jobs: Sequence[Job], fault: Fault = NONE) -> int:
+        """Forks a process that does these jobs; its pid."""
+        config = load_config(self._config_path, environ=SETTINGS, overrides={})
+        return self._fork(lambda: maintain(config, jobs, fault, self.folder), fault)
+
+    def upkeep(self, *jobs: Job, fault: Fault = NONE) -> int:
+        """The exit code of a process that does these jobs, negative the signal that ended it."""
+        return self.wait(self.start_upkeep(jobs, fault))
 
     def run(self, fault: Fault = NONE, *, wal: Path | None = None) -> int:
         """The run's exit code, negative the signal that ended it."""
@@ -164,7 +142,7 @@ class World:
 
     def lies(self) -> list[str]:
         """What the catalog of the runs since the last call has answered falsely."""
-        path = self.folder / _LIES
+        path = self.folder / LIES
         found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
         return found
@@ -235,6 +213,9 @@ class World:
         upto = {tp.partition: at for tp, at in state.offsets.items()} if state else {}
         paths = _paths(table)
         assert len(paths) == len(set(paths)), "a data file is in the table twice"
+        _history(table)
+        if letters_table is not None:
+            _history(letters_table)
         rows = table.scan(selected_fields=("_kafka_partition", "_kafka_offset", "order_id"))
         numbers = _by_position(rows.to_arrow().to_pylist(), "_kafka_partition", "_kafka_offset")
         letters: dict[Position, dict[str, Any]] = {}
@@ -290,6 +271,15 @@ def _paths(table: Table) -> list[str]:
     return [entry.data_file.file_path for entry in entries]
 
 
+def _history(table: Table) -> None:
+    """Every file of every snapshot that is left is there."""
+    for snapshot in table.snapshots():
+        for manifest in snapshot.manifests(table.io):
+            for entry in manifest.fetch_manifest_entry(table.io):
+                path = entry.data_file.file_path
+                assert table.io.new_input(path).exists(), f"{path} is gone, and a snapshot has it"
+
+
 def _by_position(
     rows: list[dict[str, Any]], partition: str, offset: str
 ) -> dict[Position, dict[str, Any]]:
@@ -299,80 +289,3 @@ def _by_position(
         assert place not in found, f"{place} is there twice"
         found[place] = row
     return found
-
-
-# Inside a forked process.
-
-
-def _ingest(config: Config, ends: dict[int, int], fault: Fault, folder: Path) -> int:
-    logs.configure("info", "text", None)
-    logging.getLogger("pyiceberg").setLevel(logging.ERROR)
-    if fault.place is not None:
-        act = _freeze if fault.stop else failpoints.kill_self
-        failpoints.arm(fault.place, act, nth=fault.nth)
-    if fault.commits is not None:
-        _lie(random.Random(fault.commits), folder / _LIES)
-    if fault.file_bytes_max is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_bytes_max, fault.file_bytes_max))
-    try:
-        runner = build_runner(
-            config,
-            tracker_factory=lambda _status, _drain: InlineTracker(),
-            metrics=Metrics(),
-        )
-        threading.Thread(target=_drain_at, args=(runner, ends), daemon=True).start()
-        runner.run()
-    except K2IError as error:
-        print(f"ended: {error}", flush=True)
-        return error.exit_code
-    return 0
-
-
-def _drain_at(runner: Runner, ends: dict[int, int]) -> None:
-    while True:
-        at = {tp.partition: offset for tp, offset in runner.status().positions.items()}
-        if all(at.get(partition, 0) >= end for partition, end in ends.items()):
-            runner.request_drain("all is consumed")
-            return
-        time.sleep(0.01)
-
-
-def _freeze(_name: str) -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def _lie(draw: random.Random, notes: Path) -> None:
-    """Five of eight commits are answered with what is not, or not yet, so; noted, line by line."""
-    plain = SqlCatalog.commit_table
-    lies: list[tuple[str, type[Exception]]] = [
-        ("503, and nothing was done", ice.ServiceUnavailableError),
-        ("504, and nothing was done", ice.CommitStateUnknownException),
-        ("done, and the answer was lost", requests.Timeout),
-        ("409, though it was done", ice.CommitFailedException),
-        ("it lands later, if it can", requests.Timeout),
-    ]
-
-    def commit_table(self: SqlCatalog, *what: Any) -> Any:
-        chance = draw.randrange(8)
-        if chance >= len(lies):
-            return plain(self, *what)
-        words, error = lies[chance]
-        with notes.open("a", encoding="utf-8") as file:
-            file.write(words + "\n")
-        if "nothing" not in words and "later" not in words:
-            plain(self, *what)
-        if "later" in words:
-            late = threading.Timer(draw.uniform(0.05, 0.6), _quietly, (plain, self, *what))
-            late.daemon = True
-            late.start()
-        raise error(words)
-
-    setattr(SqlCatalog, "commit_table", commit_table)  # noqa: B010  # another signature
-
-
-def _quietly(plain: Callable[..., Any], *what: Any) -> None:
-    try:
-        plain(*what)
-    except Exception as error:
-        print(f"the late commit was refused: {type(error).__name__}", flush=True)

@@ -258,7 +258,7 @@ def test_connect_prints_a_line_for_each_check_and_the_code_of_the_first_failure(
         ("object store", "Read-only."),
     ]
     wiring = SimpleNamespace(check_connections=lambda _config: problems)
-    monkeypatch.setitem(sys.modules, "k2i_tasks.wiring", wiring)
+    monkeypatch.setitem(sys.modules, "k2i_tasks.wiring_table", wiring)
     assert cli.run(["validate", "--connect", "-c", str(good)]) == 3
     shown = capsys.readouterr().out
     assert "ok      Kafka topic orders" in shown

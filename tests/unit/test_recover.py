@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +30,7 @@ from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
 from k2i_tasks.iceberg.state import BATCHES_KEPT, state_key
 from k2i_tasks.journal import Journal
-from k2i_tasks.operations import Operations, Origin
+from k2i_tasks.operations import STAGED_SECONDS_MAX, Operations, Origin
 from k2i_tasks.types import (
     DeadLetter,
     OffsetRange,
@@ -268,4 +269,28 @@ def test_a_flush_that_failed_at_its_letters_does_not_write_the_rows_again(
         assert there == {file.path.removeprefix("file://") for file in staged.files}
         assert len(staged.dead_letter_files) == 1
         found.commit(both)
+    assert numbers(tmp_path) == list(range(10))
+
+
+def test_files_that_were_staged_long_ago_are_looked_for_before_they_are_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with operations(tmp_path, "a") as found:
+        claimed(found, {P0: 0})
+        found.recover()
+        gone, there = found.flush(batch(0)), STAGED_SECONDS_MAX + 1
+        for file in gone.files:
+            Path(file.path.removeprefix("file://")).unlink()
+        now = time.time()
+        monkeypatch.setattr("k2i_tasks.operations.time.time", lambda: now + there)
+        with pytest.raises(IntegrityError, match="is not there any more"):
+            found.commit(batch(0))
+        monkeypatch.undo()
+    assert numbers(tmp_path) == []
+    with operations(tmp_path, "b") as found:
+        claimed(found, {P0: 0})
+        assert found.recover() == {P0: 0}, "its records are read again"
+        found.flush(batch(0))
+        monkeypatch.setattr("k2i_tasks.operations.time.time", lambda: now + there)
+        found.commit(batch(0))
     assert numbers(tmp_path) == list(range(10))

@@ -27,6 +27,7 @@ from k2i_tasks.types import (
     TableCommit,
     TopicPartition,
 )
+from tests.support import no_upkeep
 from tests.unit.codec_batches import decoder_of, records
 
 P0 = TopicPartition("t", 0)
@@ -176,6 +177,7 @@ class Run:
             clock=SystemClock(),
             settings=Settings(limits=Limits(), retry=RetryPolicy(budget_seconds=0)),
             batch_prefix="r",
+            upkeep_factory=no_upkeep,
         )
 
     def commits(self) -> list[str]:

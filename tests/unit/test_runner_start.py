@@ -17,6 +17,7 @@ from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import Settings
 from k2i_tasks.runner import Runner
 from k2i_tasks.types import Offsets, Ranges, RawBatch, Status, TopicPartition
+from tests.support import no_upkeep
 from tests.unit.codec_batches import batch_of
 
 P0 = TopicPartition("t", 0)
@@ -134,6 +135,7 @@ def run(
         clock=SystemClock(),
         settings=Settings(limits=limits or Limits(), retry=RetryPolicy(budget_seconds=0)),
         batch_prefix="r",
+        upkeep_factory=no_upkeep,
     )
     source.runner, source.operations = runner, operations
     if not filled:

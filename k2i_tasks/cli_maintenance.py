@@ -1,0 +1,90 @@
+"""`k2i maintenance`: does one job on the table and its dead letters, and tells what it came to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from k2i_tasks.calls import Call, RetryPolicy
+from k2i_tasks.config import Config
+from k2i_tasks.figures import count, duration, size
+from k2i_tasks.types import Job, Upkept
+from k2i_tasks.wiring_upkeep import build_maintenance
+
+
+def maintenance(config: Config, jobs: Sequence[Job], *, dry_run: bool, as_json: bool) -> None:
+    """Does the jobs one after the other and prints what each came to. May block for long.
+
+    Args:
+        config: names the table.
+        jobs: what is done.
+        dry_run: only tells what would be done.
+        as_json: JSON in place of a table.
+
+    Raises:
+        K2IError: a job cannot be done, or catalog or store cannot be reached.
+    """
+    upkeep = build_maintenance(config)
+    told = []
+    for job in jobs:
+        began = time.monotonic()
+        found: list[Upkept] = []
+
+        def attempt(job: Job = job, found: list[Upkept] = found) -> None:
+            found[:] = upkeep.plan(job) if dry_run else upkeep.run(job)
+
+        call = Call(job, str(job), attempt, RetryPolicy(budget_seconds=60.0))
+        call.run_with_retries()
+        if call.error is not None:
+            raise call.failure()
+        told.append((job, found, time.monotonic() - began))
+    if as_json:
+        print(json.dumps([_as_json(job, each, s) for job, each, s in told], indent=2))
+        return
+    console = Console()
+    for job, each, seconds in told:
+        console.print(report_view(job, each, seconds, dry_run=dry_run))
+
+
+def _as_json(job: Job, found: Sequence[Upkept], seconds: float) -> dict[str, object]:
+    tables = [{"table": each.table, **each.figures} for each in found]
+    planned = any(each.planned for each in found)
+    return {"job": job, "planned": planned, "seconds": round(seconds, 3), "tables": tables}
+
+
+def report_view(job: Job, found: Sequence[Upkept], seconds: float, *, dry_run: bool) -> Table:
+    """What a job came to, a line for each table.
+
+    Args:
+        job: the job.
+        found: its figures, by table.
+        seconds: time it took.
+        dry_run: nothing was changed.
+    """
+    title = f"{job}, planned" if dry_run else str(job)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bright_black",
+        title=f"{title} · {duration(seconds)}",
+        title_justify="left",
+        caption=None if found else "there is no such table yet",
+    )
+    table.add_column("table")
+    names = list(dict.fromkeys(name for each in found for name in each.figures))
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for each in found:
+        table.add_row(each.table, *(shown(name, each.figures.get(name)) for name in names))
+    return table
+
+
+def shown(name: str, figure: int | None) -> str:
+    """A figure as people read it; bytes by their name."""
+    if figure is None:
+        return "–"
+    return size(figure) if "bytes" in name else count(figure)

@@ -1,0 +1,61 @@
+"""The upkeep of a table and of its dead letters: what each job does, one attempt at a time.
+
+Needs no claim and no log: the table is the truth, and what a crash leaves behind is taken away as
+orphans later. Used by a lane of the ingest run, by the flow, and by the command line.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
+from k2i_tasks.types import Job, Upkept
+
+
+class Maintenance:
+    """The jobs of one configuration. One thread at a time, but for `stop`; calls may block.
+
+    Args:
+        connect: connects to the catalog, once: gives the table, then its dead letters' table.
+            `stopped` is to be asked between two units of work.
+    """
+
+    def __init__(self, connect: Callable[[Callable[[], bool]], Sequence[TableUpkeep]]) -> None:
+        self._connect = connect
+        self._stop = threading.Event()
+        #: What the attempts at a job have finished, by table.
+        self._done: dict[Job, dict[str, Upkept]] = {}
+
+    @cached_property
+    def _tables(self) -> Sequence[TableUpkeep]:
+        return self._connect(self._stop.is_set)
+
+    def stop(self) -> None:
+        """Has the job that is under way end early, with what it has done. Any thread."""
+        self._stop.set()
+
+    def plan(self, job: Job) -> list[Upkept]:
+        """What `run` would do on each table that exists; changes nothing.
+
+        Raises:
+            K2IError: catalog or store cannot be read.
+        """
+        return [table.plan(job) for table in self._tables if table.exists()]
+
+    def run(self, job: Job) -> list[Upkept]:
+        """One attempt at the job on each table that exists; what it came to.
+
+        After a failure the next attempt goes on where this one ended.
+
+        Raises:
+            ServiceError: the job cannot be done, and why.
+            TransientError: catalog or store is away.
+            CommitStateUnknownError: sent, outcome unknown.
+        """
+        done = self._done.setdefault(job, {})
+        for table in self._tables:
+            if table.name not in done and table.exists():
+                done[table.name] = table.run(job)
+        return list(self._done.pop(job).values())

@@ -1,0 +1,138 @@
+"""What is asked of the table, its topic and their services outside of an ingest run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from k2i_tasks import secrets
+from k2i_tasks.config import Config
+from k2i_tasks.errors import K2IError
+from k2i_tasks.iceberg.catalog import check_catalog, check_store, find_table, open_catalog
+from k2i_tasks.iceberg.committer import Committer
+from k2i_tasks.iceberg.fixed import FixedTable, load, sink_record
+from k2i_tasks.iceberg.positions import PositionColumns
+from k2i_tasks.iceberg.schema import payload_columns
+from k2i_tasks.kafka.client import consumer_settings
+from k2i_tasks.kafka.policy import look_at
+from k2i_tasks.kafka.ranges import RangeReader, reading_settings
+from k2i_tasks.kafka.source import KafkaSource
+from k2i_tasks.verification.accepted import accepted_gaps
+from k2i_tasks.verification.report import VerifyReport
+from k2i_tasks.verification.subject import Subject, VerifyOptions, must_be_told_apart
+from k2i_tasks.verification.verifier import Progress, Verifier
+from k2i_tasks.wiring import StartRule, decoder_of
+
+#: Longest wait for a broker to describe the topic, in seconds.
+LOOK_SECONDS = 15.0
+LETTER_POSITIONS = PositionColumns("partition", "offset", "topic")
+
+
+def check_connections(config: Config) -> list[tuple[str, str | None]]:
+    """Tries broker and topic, catalog, and store; for each its name and what is wrong, if any."""
+    resolved = secrets.opened(config)
+
+    def broker() -> None:
+        source = KafkaSource(consumer_settings(config.kafka, resolved), config.kafka.topic)
+        try:
+            source.inspect(10.0)
+        finally:
+            source.close()
+
+    iceberg = config.iceberg
+    catalog = _tried(lambda: check_catalog(iceberg, resolved))
+    store = "not tried, since the catalog is asked where it is"
+    return [
+        (f"Kafka topic {config.kafka.topic}", _tried(broker)),
+        (f"{iceberg.catalog_type} catalog", catalog),
+        ("object store", store if catalog else _tried(lambda: check_store(iceberg, resolved))),
+    ]
+
+
+def _tried(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except K2IError as error:
+        return str(error)
+    return None
+
+
+def table_report(config: Config) -> dict[str, Any]:
+    """What the committed table holds: rows, snapshots, size, recorded offsets. Reads metadata only.
+
+    Raises:
+        K2IError: catalog or table cannot be read.
+    """
+    catalog = open_catalog(config.iceberg, secrets.opened(config))
+    branch, sink = config.iceberg.branch, config.iceberg.sink
+    committer = Committer(catalog, config.iceberg.identifier, sink=sink, branch=branch, owner="")
+    head = committer.look()
+    state = head.recorded.newest
+    snapshot = head.table.metadata.snapshot_by_name(branch)
+    summary = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+    return {
+        "table": committer.name,
+        "rows": int(summary.get("total-records", 0)),
+        "data_files": int(summary.get("total-data-files", 0)),
+        "size_bytes": int(summary.get("total-files-size", 0)),
+        "snapshots": len(head.table.metadata.snapshots),
+        "committed_at_ms": snapshot.timestamp_ms if snapshot else None,
+        "epoch": state.epoch if state else 0,
+        "offsets": {str(tp): offset for tp, offset in sorted(state.offsets.items())}
+        if state
+        else {},
+    }
+
+
+def verify_table(
+    config: Config, options: VerifyOptions, progress: Progress = lambda _step, _done, _total: None
+) -> VerifyReport:
+    """Compares the committed table with its topic. Reads only; a run may go on meanwhile.
+
+    Args:
+        config: names the table, its catalog and the topic.
+        options: what is compared.
+        progress: told what is done, how far, and of how much.
+
+    Raises:
+        IntegrityError: the topic is not the one that the table was filled from, the table was
+            rolled back, or it records nothing of the sink.
+        ConfigError: rows cannot be told apart with this configuration.
+        K2IError: Kafka, the catalog or the store cannot be read.
+    """
+    resolved = secrets.opened(config)
+    iceberg, kafka = config.iceberg, config.kafka
+    catalog = open_catalog(iceberg, resolved)
+    columns = PositionColumns(
+        iceberg.metadata_columns.partition,
+        iceberg.metadata_columns.offset,
+        iceberg.metadata_columns.topic,
+    )
+    # In this order: letters are committed before their rows, and the topic only grows.
+    table = load(catalog, config.iceberg.identifier)
+    rows = FixedTable(table, iceberg.branch, columns, kafka.topic)
+    record = sink_record(table, iceberg.sink, iceberg.branch, kafka.topic)
+    must_be_told_apart(rows.name, record, config)
+    beside = find_table(catalog, iceberg.dead_letter_identifier)
+    settings = consumer_settings(kafka, resolved)
+    topic, compacted = look_at(settings, kafka.topic, LOOK_SECONDS)
+    StartRule(config).offsets(topic, record.state)
+    folder = Path(config.transaction_log.log_dir)
+    subject = Subject(
+        rows=rows,
+        letters=FixedTable(beside, "main", LETTER_POSITIONS, kafka.topic) if beside else None,
+        record=record,
+        topic=topic,
+        compacted=compacted,
+        reset=kafka.auto_offset_reset,
+        keys=(columns.partition, columns.offset),
+        sink=iceberg.sink,
+        branch=iceberg.branch,
+        accepted=accepted_gaps(folder, str(table.metadata.table_uuid), kafka.topic),
+    )
+    decoder = decoder_of(config, payload_columns(rows.schema, iceberg.metadata_columns))
+    reading = reading_settings(settings, "verify")
+    return Verifier(subject, lambda: RangeReader(reading, kafka.topic), decoder, options).run(
+        progress
+    )
