@@ -273,11 +273,18 @@ def _paths(table: Table) -> list[str]:
 
 def _history(table: Table) -> None:
     """Every file of every snapshot that is left is there."""
-    for snapshot in table.snapshots():
-        for manifest in snapshot.manifests(table.io):
-            for entry in manifest.fetch_manifest_entry(table.io):
-                path = entry.data_file.file_path
-                assert table.io.new_input(path).exists(), f"{path} is gone, and a snapshot has it"
+    manifests = {
+        manifest.manifest_path: manifest
+        for snapshot in table.snapshots()
+        for manifest in snapshot.manifests(table.io)
+    }
+    paths = {
+        entry.data_file.file_path
+        for manifest in manifests.values()
+        for entry in manifest.fetch_manifest_entry(table.io)
+    }
+    for path in paths:
+        assert table.io.new_input(path).exists(), f"{path} is gone, and a snapshot has it"
 
 
 def _by_position(
