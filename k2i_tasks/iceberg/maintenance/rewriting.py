@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -92,15 +93,16 @@ class Rewriter:
             TransientError: the store is away.
         """
         pieces = self._pieces(sources)
-        piece, following = next(pieces), next(pieces, None)
+        # Only a table with an order needs to know whether there is a second piece.
+        ahead = list(islice(pieces, 1 if self._order.is_unsorted else 2))
         name = f"compact-{uuid.uuid4().hex}.parquet"
-        metadata = self._metadata(is_whole=following is None)
-        with self._output.open(name, sources[0].partition, piece, metadata) as file:
-            while True:
+        metadata = self._metadata(is_whole=len(ahead) == 1)
+        with self._output.open(name, sources[0].partition, ahead[0], metadata) as file:
+            while ahead:
+                piece = ahead.pop(0)
                 file.write(piece, row_group_rows(piece))
-                if following is None:
-                    break
-                piece, following = following, next(pieces, None)
+                del piece  # before the next is read
+                ahead = ahead or list(islice(pieces, 1))
             told = sum(source.rows for source in sources)
             if file.rows != told:
                 raise _other_rows(f"{len(sources)} files", told, file.rows)
