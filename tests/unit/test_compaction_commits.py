@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +13,7 @@ import pytest
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.manifest import ManifestContent, ManifestEntryStatus
+from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
@@ -26,10 +22,9 @@ from k2i_tasks.errors import (
     CommitStateUnknownError,
     IntegrityError,
     K2IError,
-    ServiceError,
     TransientError,
 )
-from k2i_tasks.failpoints import NAMES, VARIABLE, armed
+from k2i_tasks.failpoints import armed
 from k2i_tasks.iceberg.catalog import guard_commits
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.maintenance import compaction as module
@@ -37,24 +32,25 @@ from k2i_tasks.iceberg.maintenance.compaction import Compacted, Compaction, Comp
 from k2i_tasks.iceberg.references import unreferenced
 from k2i_tasks.iceberg.schema import create_table
 from k2i_tasks.iceberg.state import recorded
-from tests.foreign_deletes import delete_equal, delete_positions
 from tests.unit import test_committer as rows
 from tests.unit.test_committer import NAME, claimed, commit, open_catalog, values
 from tests.unit.test_compaction import ALL, files, totals
-from tests.unit.test_manifest_lists import cut_behind_the_header
 
 BATCHES = 6
 
 
+def filled(folder: Path) -> Committer:
+    """A run of ours that has committed six batches of ten rows."""
+    create_table(open_catalog(folder), NAME, pa.schema([("n", pa.int64())]), rows.config(folder))
+    found = claimed(folder, "a")
+    for number in range(BATCHES):
+        commit(found, folder, f"a-{number}", 10 * number, 10 * number + 10)
+    return found
+
+
 @pytest.fixture
 def by(tmp_path: Path) -> Committer:
-    """A run of ours that has committed six batches of ten rows."""
-    catalog = open_catalog(tmp_path)
-    create_table(catalog, NAME, pa.schema([("n", pa.int64())]), rows.config(tmp_path))
-    found = claimed(tmp_path, "a")
-    for number in range(BATCHES):
-        commit(found, tmp_path, f"a-{number}", 10 * number, 10 * number + 10)
-    return found
+    return filled(tmp_path)
 
 
 def compaction(
@@ -309,79 +305,6 @@ def test_files_stay_when_nobody_can_say_whether_their_commit_will_land(
     assert values(tmp_path) == list(range(60))
 
 
-def test_rows_deleted_meanwhile_stay_deleted(tmp_path: Path, by: Committer) -> None:
-    def delete(_name: str) -> None:
-        table_at(tmp_path).delete("n < 15")
-
-    with armed("compact.staged", delete):
-        done = compaction(tmp_path).run()
-    assert done == Compacted(given_up=1)
-    assert values(tmp_path) == list(range(15, 60))
-    assert unused(tmp_path) == set()
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_files_with_deleted_rows_are_left_alone(tmp_path: Path, by: Committer, exact: bool) -> None:
-    deleted = files(table_at(tmp_path))[0]
-    delete_positions(table_at(tmp_path), deleted, [0, 3], exact=exact)
-    left = values(tmp_path)
-    assert len(left) == 58
-    # A delete that does not say of which file it is may be of any older one.
-    commit(by, tmp_path, "a-6", 60, 70)
-    commit(by, tmp_path, "a-7", 70, 80)
-    done = compaction(tmp_path).run()
-    assert done.files_before == (BATCHES + 1 if exact else 2)
-    table = table_at(tmp_path)
-    assert values(tmp_path) == sorted([*left, *range(60, 80)])
-    assert deleted.file_path in {each.file_path for each in files(table)}
-    kept = [m for m in head(table).manifests(table.io) if m.content == ManifestContent.DELETES]
-    assert len(kept) == 1
-
-
-@pytest.mark.parametrize("place", ["compact.file.written", "compact.staged", "compact.send.before"])
-def test_rows_deleted_by_position_meanwhile_stay_deleted(
-    tmp_path: Path, by: Committer, place: str
-) -> None:
-    table = table_at(tmp_path)
-
-    def delete(_name: str) -> None:
-        delete_positions(table_at(tmp_path), files(table)[2], [1], exact=True)
-
-    with armed(place, delete):
-        done = compaction(tmp_path).run()
-    assert done == Compacted(given_up=1)
-    assert len(values(tmp_path)) == 59
-    assert unused(tmp_path) == set()
-
-
-def test_a_delete_of_another_file_does_not_disturb(tmp_path: Path, by: Committer) -> None:
-    size = files(table_at(tmp_path))[0].file_size_in_bytes + 100
-    commit(by, tmp_path, "a-6", 60, 9_000)
-    large = max(files(table_at(tmp_path)), key=lambda each: each.record_count)
-    assert large.record_count > 10
-
-    def delete(_name: str) -> None:
-        delete_positions(table_at(tmp_path), large, [0], exact=True)
-
-    with armed("compact.staged", delete):
-        done = compaction(tmp_path, CompactionOptions(size, 100 * size, min_files=2)).run()
-    assert (done.files_before, done.given_up) == (BATCHES, 0)
-    assert values(tmp_path) == [n for n in range(9_000) if n != 60]
-
-
-def test_a_table_with_equality_deletes_is_refused(tmp_path: Path, by: Committer) -> None:
-    job = compaction(tmp_path)
-
-    def delete(_name: str) -> None:
-        delete_equal(table_at(tmp_path), files(table_at(tmp_path))[0], "n", [3])
-
-    with armed("compact.staged", delete):
-        assert job.run() == Compacted(given_up=1)
-    with pytest.raises(ServiceError, match="equality deletes"):
-        compaction(tmp_path).run()
-    assert unused(tmp_path) == set()
-
-
 def test_a_branch_is_compacted_apart(tmp_path: Path, by: Committer) -> None:
     table = table_at(tmp_path)
     table.manage_snapshots().create_branch(head(table).snapshot_id, "audit").commit()
@@ -392,25 +315,6 @@ def test_a_branch_is_compacted_apart(tmp_path: Path, by: Committer) -> None:
     assert head(after, "audit").parent_snapshot_id == head(table).snapshot_id
     found = after.scan(snapshot_id=head(after, "audit").snapshot_id).to_arrow()
     assert sorted(found["n"].to_pylist()) == list(range(60))
-
-
-def test_a_manifest_list_or_manifest_that_comes_without_its_entries_is_read_again(
-    tmp_path: Path, by: Committer
-) -> None:
-    job = compaction(tmp_path)
-    path, whole = cut_behind_the_header(table_at(tmp_path))
-    with pytest.raises(TransientError, match="read as empty"):
-        job.run()
-    path.write_bytes(whole)
-    table = table_at(tmp_path)
-    manifest = Path(head(table).manifests(table.io)[0].manifest_path.removeprefix("file://"))
-    whole = manifest.read_bytes()
-    manifest.write_bytes(whole[: whole.index(whole[-16:]) + 16])
-    with pytest.raises(TransientError, match="with 0 live files, its list says"):
-        job.run()
-    manifest.write_bytes(whole)
-    assert job.run().files_before == BATCHES
-    assert_whole(tmp_path)
 
 
 def test_a_table_that_is_made_again_is_not_compacted(tmp_path: Path, by: Committer) -> None:
@@ -449,43 +353,6 @@ def test_it_ends_early_with_what_is_written(tmp_path: Path, by: Committer) -> No
     assert_whole(tmp_path)
     assert unused(tmp_path) == set()
     assert compaction(tmp_path, stopping=stop.is_set).run() == Compacted()
-
-
-KILLED = """
-import sys
-from contextlib import nullcontext
-from pyiceberg.catalog.sql import SqlCatalog
-from k2i_tasks.iceberg.catalog import guard_commits
-from k2i_tasks.iceberg.maintenance.compaction import Compaction, CompactionOptions
-
-folder = sys.argv[1]
-uri, warehouse = f"sqlite:///{folder}/catalog.db", f"file://{folder}/warehouse"
-Compaction(
-    guard_commits(SqlCatalog("t", uri=uri, warehouse=warehouse)),
-    ("tests", "rows"),
-    branch="main",
-    options=CompactionOptions(64 << 20, 64 << 20, min_files=2),
-    lane=nullcontext(),
-    stopping=lambda: False,
-).run()
-"""
-
-
-@pytest.mark.parametrize("place", [name for name in NAMES if name.startswith("compact.")])
-def test_a_kill_leaves_a_whole_table_and_the_next_compaction_does_the_rest(
-    tmp_path: Path, by: Committer, place: str
-) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    found = subprocess.run(
-        command, env={**os.environ, VARIABLE: place}, capture_output=True, check=False, timeout=120
-    )
-    assert found.returncode == -signal.SIGKILL, found.stderr
-    landed = place == "compact.answered"
-    assert len(replaces(assert_whole(tmp_path))) == landed
-    assert len(unused(tmp_path)) == (not landed), "an orphan"
-    assert compaction(tmp_path).run().files_before == (0 if landed else BATCHES)
-    commit(by, tmp_path, "a-6", 60, 70)
-    assert_whole(tmp_path, 70)
 
 
 def test_files_of_a_job_that_is_abandoned_are_removed(tmp_path: Path, by: Committer) -> None:

@@ -39,6 +39,7 @@ _BATCH_BYTES = 16 << 20
 _WHOLE_BYTES_MAX = 16 << 20
 _AHEAD = 3
 _READERS = 2
+_FIELD_ID = b"PARQUET:field_id"
 
 
 class StoppedError(K2IError):
@@ -195,9 +196,26 @@ def _fetched(table: Table, sources: Sequence[Source]) -> Iterator[tuple[Source, 
 
 def _is_plain(found: pa.Schema, wanted: pa.Schema) -> bool:
     """Whether a file has exactly the columns that are written, by name, type and field id."""
-    return len(found) == len(wanted) and all(
-        one.equals(other, check_metadata=True) for one, other in zip(found, wanted, strict=True)
-    )
+    return len(found) == len(wanted) and all(map(_alike, found, wanted))
+
+
+def _alike(one: pa.Field, other: pa.Field) -> bool:
+    """The same to a table, whatever else stands in the metadata or names a map's entries."""
+    ids = [(each.metadata or {}).get(_FIELD_ID) for each in (one, other)]
+    if ids[0] != ids[1] or (one.name, one.nullable) != (other.name, other.nullable):
+        return False
+    inner = [_inner(each.type) for each in (one, other)]
+    if len(inner[0]) != len(inner[1]) or one.type.id != other.type.id:
+        return False
+    return all(map(_alike, *inner)) if inner[0] else bool(one.type.equals(other.type))
+
+
+def _inner(kind: pa.DataType) -> list[pa.Field]:
+    if pa.types.is_struct(kind):
+        return [kind.field(number) for number in range(kind.num_fields)]
+    if pa.types.is_map(kind):
+        return [kind.key_field, kind.item_field]
+    return [kind.value_field] if pa.types.is_list(kind) else []
 
 
 def _plain_batches(file: pq.ParquetFile) -> Iterator[pa.Table]:
