@@ -338,7 +338,7 @@ def test_files_are_synced_before_they_are_told(
     config = config_at(tmp_path)
     table = create_table(catalog_of(config), NAME, SCHEMA, config)
     synced: list[Path] = []
-    monkeypatch.setattr(writer, "sync_file", synced.append)
+    monkeypatch.setattr(output, "sync_file", synced.append)
     staged = DataFileWriter(table, config).write([TABLE], batch_id="b1")
     assert [str(path) for path in synced] == [file.path for file in staged]
 

@@ -15,6 +15,7 @@ from k2i_tasks.iceberg.writer import DataFileWriter, data_file
 from k2i_tasks.types import StagedFile
 from tests.iceberg_tables import NAME, append, catalog_of, config_at
 from tests.unit import test_committer as rows
+from tests.unit import test_compaction_commits as joining
 
 SYNC_BYTES = 16
 
@@ -86,3 +87,25 @@ def test_a_commit_waits_for_the_whole_list(tmp_path: Path) -> None:
     path.write_bytes(whole)
     rows.commit(by, tmp_path, "a-2", 5, 9)
     assert rows.values(tmp_path) == list(range(9))
+
+
+def test_a_compaction_waits_for_the_whole_list_and_for_whole_manifests(
+    tmp_path: Path,
+) -> None:
+    joining.filled(tmp_path)
+    job = joining.compaction(tmp_path)
+    path, whole = cut_behind_the_header(joining.table_at(tmp_path))
+    with pytest.raises(TransientError, match="read as empty"):
+        job.run()
+    path.write_bytes(whole)
+    table = joining.table_at(tmp_path)
+    manifest = Path(
+        joining.head(table).manifests(table.io)[0].manifest_path.removeprefix("file://")
+    )
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[: whole.index(whole[-16:]) + 16])
+    with pytest.raises(TransientError, match="with 0 live files, its list says"):
+        job.run()
+    manifest.write_bytes(whole)
+    assert job.run().files_before == joining.BATCHES
+    joining.assert_whole(tmp_path)

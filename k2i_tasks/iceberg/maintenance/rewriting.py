@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +39,7 @@ _BATCH_BYTES = 16 << 20
 _WHOLE_BYTES_MAX = 16 << 20
 _AHEAD = 3
 _READERS = 2
+_FIELD_ID = b"PARQUET:field_id"
 
 
 class StoppedError(K2IError):
@@ -92,15 +94,16 @@ class Rewriter:
             TransientError: the store is away.
         """
         pieces = self._pieces(sources)
-        piece, following = next(pieces), next(pieces, None)
+        # Only a table with an order needs to know whether there is a second piece.
+        ahead = list(islice(pieces, 1 if self._order.is_unsorted else 2))
         name = f"compact-{uuid.uuid4().hex}.parquet"
-        metadata = self._metadata(is_whole=following is None)
-        with self._output.open(name, sources[0].partition, piece, metadata) as file:
-            while True:
+        metadata = self._metadata(is_whole=len(ahead) == 1)
+        with self._output.open(name, sources[0].partition, ahead[0], metadata) as file:
+            while ahead:
+                piece = ahead.pop(0)
                 file.write(piece, row_group_rows(piece))
-                if following is None:
-                    break
-                piece, following = following, next(pieces, None)
+                del piece  # before the next is read
+                ahead = ahead or list(islice(pieces, 1))
             told = sum(source.rows for source in sources)
             if file.rows != told:
                 raise _other_rows(f"{len(sources)} files", told, file.rows)
@@ -193,9 +196,26 @@ def _fetched(table: Table, sources: Sequence[Source]) -> Iterator[tuple[Source, 
 
 def _is_plain(found: pa.Schema, wanted: pa.Schema) -> bool:
     """Whether a file has exactly the columns that are written, by name, type and field id."""
-    return len(found) == len(wanted) and all(
-        one.equals(other, check_metadata=True) for one, other in zip(found, wanted, strict=True)
-    )
+    return len(found) == len(wanted) and all(map(_alike, found, wanted))
+
+
+def _alike(one: pa.Field, other: pa.Field) -> bool:
+    """The same to a table, whatever else stands in the metadata or names a map's entries."""
+    ids = [(each.metadata or {}).get(_FIELD_ID) for each in (one, other)]
+    if ids[0] != ids[1] or (one.name, one.nullable) != (other.name, other.nullable):
+        return False
+    inner = [_inner(each.type) for each in (one, other)]
+    if len(inner[0]) != len(inner[1]) or one.type.id != other.type.id:
+        return False
+    return all(map(_alike, *inner)) if inner[0] else bool(one.type.equals(other.type))
+
+
+def _inner(kind: pa.DataType) -> list[pa.Field]:
+    if pa.types.is_struct(kind):
+        return [kind.field(number) for number in range(kind.num_fields)]
+    if pa.types.is_map(kind):
+        return [kind.key_field, kind.item_field]
+    return [kind.value_field] if pa.types.is_list(kind) else []
 
 
 def _plain_batches(file: pq.ParquetFile) -> Iterator[pa.Table]:
