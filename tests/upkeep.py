@@ -114,15 +114,26 @@ def values(table: Table, snapshot_id: int | None = None) -> list[int]:
     return sorted(found)
 
 
-def reached(table: Table, *, strictly: bool = True) -> set[str]:
-    """The path of each file that the snapshots of a local table need, metadata files left out."""
+def reached(table: Table, known: dict[str, set[str]] | None = None) -> set[str]:
+    """The path of each file that the snapshots of a table need, metadata files left out.
+
+    Args:
+        table: local paths come without scheme.
+        known: what was read of lists and manifests before, by path; is added to.
+    """
     found: set[str] = set()
+    known = {} if known is None else known
     for snapshot in table.metadata.snapshots:
-        found.add(snapshot.manifest_list)
-        for manifest in snapshot.manifests(table.io):
-            found.add(manifest.manifest_path)
-            entries = manifest.fetch_manifest_entry(table.io, discard_deleted=strictly)
-            found |= {entry.data_file.file_path for entry in entries}
+        if snapshot.manifest_list not in known:
+            manifests = snapshot.manifests(table.io)
+            known[snapshot.manifest_list] = {one.manifest_path for one in manifests}
+            for one in manifests:
+                if one.manifest_path not in known:
+                    entries = one.fetch_manifest_entry(table.io)
+                    known[one.manifest_path] = {entry.data_file.file_path for entry in entries}
+        found |= {snapshot.manifest_list, *known[snapshot.manifest_list]}
+        for path in known[snapshot.manifest_list]:
+            found |= known[path]
     found |= {one.statistics_path for one in table.metadata.statistics}
     found |= {one.statistics_path for one in table.metadata.partition_statistics}
     return {str(local_path(path) or path) for path in found}
