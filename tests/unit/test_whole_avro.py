@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pyiceberg.manifest import write_manifest_list
 from pyiceberg.table import Table
 
 from k2i_tasks.errors import K2IError, TransientError
@@ -52,6 +53,24 @@ def test_a_manifest_list_that_is_cut_anywhere_is_told(table: Table) -> None:
             manifests_of(table.io, snapshot)
     path.write_bytes(whole)
     assert len(manifests_of(table.io, snapshot)) == len(snapshot.manifests(table.io))
+
+
+def test_a_list_that_is_cut_behind_its_first_block_is_told(table: Table) -> None:
+    snapshot = table.metadata.snapshots[-1]
+    manifests = snapshot.manifests(table.io)
+    path = local(snapshot.manifest_list)
+    with write_manifest_list(
+        2, table.io.new_output(str(path)), snapshot.snapshot_id, None, 1, "null"
+    ) as writer:
+        for one in manifests:
+            writer.add_manifests([one])  # a block each
+    whole = path.read_bytes()
+    assert len(manifests_of(table.io, snapshot)) == len(manifests) > 1
+    header = whole.index(whole[-16:]) + 16
+    first = whole.index(whole[-16:], header) + 16
+    path.write_bytes(whole[: first + 1])
+    with pytest.raises(TransientError):
+        manifests_of(table.io, snapshot)
 
 
 def test_a_manifest_that_is_cut_anywhere_is_told(table: Table) -> None:
