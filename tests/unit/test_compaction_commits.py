@@ -29,6 +29,7 @@ from k2i_tasks.iceberg.catalog import guard_commits
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.maintenance import compaction as module
 from k2i_tasks.iceberg.maintenance.compaction import Compacted, Compaction, CompactionOptions
+from k2i_tasks.iceberg.maintenance.replace import ReplaceFiles
 from k2i_tasks.iceberg.references import unreferenced
 from k2i_tasks.iceberg.schema import create_table
 from k2i_tasks.iceberg.state import recorded
@@ -152,6 +153,19 @@ def test_joined_files_are_as_old_as_their_rows_and_untouched_manifests_are_carri
     for manifest in head(table).manifests(table.io):
         for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False):
             assert entry.status != ManifestEntryStatus.DELETED
+
+
+def test_a_commit_that_would_lose_a_file_is_not_sent(
+    tmp_path: Path, by: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = files(table_at(tmp_path))[0].file_size_in_bytes + 100
+    commit(by, tmp_path, "a-6", 60, 9_000)
+    before = head(table_at(tmp_path))
+    monkeypatch.setattr(ReplaceFiles, "_existing_manifests", lambda _self: [])
+    with pytest.raises(IntegrityError, match="would turn 7 files with 9000 rows into 1 with 60"):
+        compaction(tmp_path, CompactionOptions(large, 100 * large, min_files=2)).run()
+    assert head(assert_whole(tmp_path, 9_000)) == before
+    assert unused(tmp_path) == set()
 
 
 @pytest.mark.parametrize("place", ["compact.file.written", "compact.staged", "compact.send.before"])
