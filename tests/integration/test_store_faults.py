@@ -23,6 +23,8 @@ pytestmark = pytest.mark.integration
 QUICK = {
     "K2I_ICEBERG_REST_REQUEST_TIMEOUT_SECONDS": "30",
     "K2I_ICEBERG_CATALOG_MANAGER_REQUEST_TIMEOUT_SECONDS": "2",
+    # Before a call that is never answered has failed, the client has tried it some ten times.
+    "K2I_RUN_RETRY_BUDGET_SECONDS": "300",
     "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": "0.1",
 }
 SLOW_DOWN = b"""<?xml version="1.0" encoding="UTF-8"?>

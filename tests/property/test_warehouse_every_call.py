@@ -248,6 +248,7 @@ def ends(calls: Sequence[str]) -> list[int]:
     return [nth for nth in each_call(calls) if tuple(calls[nth - 2 : nth + 1]) != amid]
 
 
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("which", [ends, pytest.param(each_call, marks=pytest.mark.slow)])
 def test_no_failing_call_of_a_commit_lands_a_part_of_it(
     tmp_path: Path, warehouse: Warehouse, which: Callable[[Sequence[str]], list[int]]
