@@ -225,9 +225,10 @@ class KafkaSource:
 
     def _records(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages that are records; the others are errors of a partition."""
-        errors = list(map(Message.error, messages))
-        if not any(errors):  # never by `==`: the client's errors cannot be compared with None
+        # Never by `==`: the client's errors cannot be compared with None.
+        if not any(map(Message.error, messages)):
             return messages
+        errors = list(map(Message.error, messages))
         for message, error in zip(messages, errors, strict=True):
             if error is not None:
                 partition = message.partition()
