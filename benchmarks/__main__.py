@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import compare, ingest, recovery, start, verify
+from benchmarks import compare, ingest, profile, recovery, start, verify
 
 BENCHMARKS = {
     "compare": ("ours and other engines on one topic, in turn, in one run", compare),
     "ingest": ("typed JSON of a real broker into a REST catalog, killed on the way", ingest),
+    "profile": ("where the CPU of an ingestion goes, stage by stage", profile),
     "recovery": ("the start after a crash, on tables with 100 and 1000 snapshots", recovery),
     "start": ("from `python flows/ingest.py` to the first record and the first rows", start),
     "verify": ("`k2i verify` of a table of ten million rows", verify),

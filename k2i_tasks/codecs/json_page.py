@@ -134,7 +134,8 @@ class Page:
 
     def _join(self, texts: list[bytes]) -> None:
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        self._body = b"\n".join(texts) + b"\n"
+        # With an empty piece at the end, for another newline without another copy.
+        self._body = b"\n".join([*texts, b""]) or b"\n"
         self._ends = np.cumsum(sizes + 1) - 1
         self._starts = self._ends - sizes
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.metadata import MetadataColumns
@@ -53,36 +54,46 @@ class PlainDecoder:
 
     def decode(self, raw: RawBatch) -> DecodedBatch:
         """One row or one dead letter per record; must not block."""
-        errors = self._refused(raw.values)
-        values = raw.values
+        array = pa.array(raw.values, type=pa.binary())
+        errors = self._refused(raw.values, array)
         if errors:
-            values = [value for index, value in enumerate(values) if index not in errors]
-        array = pa.array(values, type=pa.binary()).cast(self._schema.field(VALUE).type)
+            values = [value for index, value in enumerate(raw.values) if index not in errors]
+            array = pa.array(values, type=pa.binary())
+        array = array.cast(self._schema.field(VALUE).type)
         return assemble(raw, {VALUE: array}, self._schema, errors, self._columns)
 
-    def _refused(self, values: Sequence[bytes | None]) -> dict[int, DecodeError]:
+    def _refused(
+        self, values: Sequence[bytes | None], array: pa.Array | pa.ChunkedArray
+    ) -> dict[int, DecodeError]:
+        """Record index -> reason; `array` holds the `values`."""
         limit = self._max_message_bytes
-        required = not self._schema.field(VALUE).nullable
-        text = self._format == "string"
         errors: dict[int, DecodeError] = {}
-        sizes = np.fromiter((len(value or b"") for value in values), np.int64, len(values))
+        sizes = np.asarray(pc.binary_length(array).fill_null(0))
         for index in np.flatnonzero(sizes > limit).tolist():
             what = f"The payload has {sizes[index]} bytes, the limit is {limit}."
             errors[index] = DecodeError(f"{self._format}.too_large", what)
-        if not text and not required:
-            return errors
-        for index, value in enumerate(values):
-            if value is None:
-                if required:
-                    what = "A tombstone has no value, and the table's column is required."
-                    errors[index] = DecodeError(f"{self._format}.missing_value", what)
-            elif text and not value.isascii() and index not in errors:
-                try:
-                    value.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    what = f"The payload is not UTF-8 at byte {error.start}."
-                    errors[index] = DecodeError("string.encoding", what)
+        if array.null_count and not self._schema.field(VALUE).nullable:
+            what = "A tombstone has no value, and the table's column is required."
+            for index in np.flatnonzero(np.asarray(array.is_null())).tolist():
+                errors[index] = DecodeError(f"{self._format}.missing_value", what)
+        if self._format == "string" and not _is_text(array):
+            for index, value in enumerate(values):
+                if value is not None and not value.isascii() and index not in errors:
+                    try:
+                        value.decode("utf-8")
+                    except UnicodeDecodeError as error:
+                        what = f"The payload is not UTF-8 at byte {error.start}."
+                        errors[index] = DecodeError("string.encoding", what)
         return errors
+
+
+def _is_text(array: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether all values are UTF-8, in one pass of Arrow's."""
+    try:
+        array.cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _value_field(payload: pa.DataType, present: pa.Schema | None, format_name: str) -> pa.Field:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import compress, repeat
 from operator import itemgetter
 from typing import Any
 
@@ -21,46 +22,89 @@ log = logging.getLogger(__name__)
 _milliseconds = itemgetter(1)
 
 
-def partition_column(messages: Sequence[Message]) -> npt.NDArray[np.int32]:
-    """Partition of each message, int32 [n]."""
-    return np.fromiter(map(Message.partition, messages), np.int32, len(messages))
+class Columns:
+    """Columns of the records of one poll, filled step by step.
 
+    A step's messages are to be let go before the next is read: their memory is then still in the
+    processor's cache, and is used again.
 
-def offset_column(messages: Sequence[Message]) -> npt.NDArray[np.int64]:
-    """Offset of each message, int64 [n]."""
-    return np.fromiter(map(Message.offset, messages), np.int64, len(messages))
-
-
-def raw_batch(
-    topic: str,
-    messages: Sequence[Message],
-    partitions: npt.NDArray[np.int32],
-    offsets: npt.NDArray[np.int64],
-    ranges: Ranges,
-) -> RawBatch:
-    """The batch of `messages`, all of them records, with their positions read before.
-
-    Args:
-        topic: the topic.
-        messages: n records.
-        partitions: int32 [n].
-        offsets: int64 [n].
-        ranges: positions that the batch covers.
+    Attributes:
+        payload_bytes: bytes of all keys and values so far.
     """
-    keys: list[bytes | None] = list(map(Message.key, messages))
-    values: list[bytes | None] = list(map(Message.value, messages))
-    timestamps = map(_milliseconds, map(Message.timestamp, messages))
-    return RawBatch(
-        topic=topic,
-        partitions=partitions,
-        offsets=offsets,
-        timestamps_ms=np.fromiter(timestamps, np.int64, len(messages)),
-        keys=keys,
-        values=values,
-        headers=_headers(messages),
-        ranges=ranges,
-        payload_bytes=_size_bytes(keys) + _size_bytes(values),
-    )
+
+    def __init__(self) -> None:
+        self.payload_bytes = 0
+        self._partitions: list[npt.NDArray[np.int32]] = []
+        self._offsets: list[npt.NDArray[np.int64]] = []
+        self._timestamps_ms: list[npt.NDArray[np.int64]] = []
+        self._keys: list[bytes | None] = []
+        self._values: list[bytes | None] = []
+        #: None as long as no record has any.
+        self._headers: list[Headers | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def take(self, messages: Sequence[Message]) -> None:
+        """Adds `messages`, all of them records."""
+        before, count = len(self), len(messages)
+        if not count:
+            return
+        keys: list[bytes | None] = list(map(Message.key, messages))
+        values: list[bytes | None] = list(map(Message.value, messages))
+        milliseconds = map(_milliseconds, map(Message.timestamp, messages))
+        self._partitions.append(np.fromiter(map(Message.partition, messages), np.int32, count))
+        self._offsets.append(np.fromiter(map(Message.offset, messages), np.int64, count))
+        self._timestamps_ms.append(np.fromiter(milliseconds, np.int64, count))
+        self._add_headers(_headers(messages), before, count)
+        self._keys += keys
+        self._values += values
+        self.payload_bytes += _size_bytes(keys) + _size_bytes(values)
+
+    def _add_headers(self, headers: list[Headers | None] | None, before: int, count: int) -> None:
+        if headers is not None and self._headers is None:
+            self._headers = [None] * before
+        if self._headers is not None:
+            self._headers += repeat(None, count) if headers is None else headers
+
+    def positions(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Partition, int32 [n], and offset, int64 [n], of each record; n > 0."""
+        return np.concatenate(self._partitions), np.concatenate(self._offsets)
+
+    def only(self, mask: npt.NDArray[np.bool_]) -> Columns:
+        """The records that `mask` [n], n > 0, marks."""
+        chosen, chosen_few = Columns(), mask.tolist()
+        partitions, offsets = self.positions()
+        chosen._partitions = [partitions[mask]]
+        chosen._offsets = [offsets[mask]]
+        chosen._timestamps_ms = [np.concatenate(self._timestamps_ms)[mask]]
+        chosen._keys = list(compress(self._keys, chosen_few))
+        chosen._values = list(compress(self._values, chosen_few))
+        if self._headers is not None:
+            headers = list(compress(self._headers, chosen_few))
+            chosen._headers = headers if any(headers) else None
+        chosen.payload_bytes = _size_bytes(chosen._keys) + _size_bytes(chosen._values)
+        return chosen
+
+    def batch(self, topic: str, ranges: Ranges) -> RawBatch:
+        """The batch of these n > 0 records.
+
+        Args:
+            topic: the topic.
+            ranges: positions that the batch covers.
+        """
+        partitions, offsets = self.positions()
+        return RawBatch(
+            topic=topic,
+            partitions=partitions,
+            offsets=offsets,
+            timestamps_ms=np.concatenate(self._timestamps_ms),
+            keys=self._keys,
+            values=self._values,
+            headers=self._headers,
+            ranges=ranges,
+            payload_bytes=self.payload_bytes,
+        )
 
 
 def _headers(messages: Sequence[Message]) -> list[Headers | None] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from confluent_kafka import TopicPartition as ClientPartition
 
 from k2i_tasks.errors import Component, IntegrityError, TransientError
 from k2i_tasks.kafka.client import address, with_callbacks
-from k2i_tasks.kafka.columns import offset_column, partition_column, raw_batch
+from k2i_tasks.kafka.columns import Columns
 from k2i_tasks.kafka.errors import (
     OUT_OF_RANGE,
     ErrorLog,
@@ -177,7 +176,9 @@ class RangeReader:
     def _batch(self, messages: Sequence[Message]) -> RawBatch | None:
         if not messages:
             return None
-        partitions, offsets = partition_column(messages), offset_column(messages)
+        columns = Columns()
+        columns.take(messages)
+        partitions, offsets = columns.positions()
         kept = np.zeros(len(messages), np.bool_)
         for number in np.unique(partitions).tolist():
             if number not in self._open:
@@ -189,9 +190,8 @@ class RangeReader:
         if not kept.any():
             return None
         if not kept.all():
-            messages = list(compress(messages, kept.tolist()))
-            partitions, offsets = partitions[kept], offsets[kept]
-        return raw_batch(self._topic, messages, partitions, offsets, {})
+            columns = columns.only(kept)
+        return columns.batch(self._topic, {})
 
     def _pass_control_records(self) -> None:
         """The client's positions are past all that it handed over, and what nobody is handed."""

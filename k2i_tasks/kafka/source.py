@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message
@@ -15,7 +14,7 @@ from confluent_kafka import TopicPartition as ClientPartition
 from confluent_kafka.admin import AdminClient
 
 from k2i_tasks.kafka.client import address, admin_settings, with_callbacks
-from k2i_tasks.kafka.columns import offset_column, partition_column, raw_batch
+from k2i_tasks.kafka.columns import Columns
 from k2i_tasks.kafka.errors import ErrorLog, kafka_errors, settings_errors
 from k2i_tasks.kafka.faults import PartitionFaults
 from k2i_tasks.kafka.flow import Flow, client_partitions
@@ -32,7 +31,7 @@ log = logging.getLogger(__name__)
 
 #: Bytes of keys and values that one poll aims to stay below, by the size of the records before.
 POLL_BYTES = 32 << 20
-#: Most records that are taken before their size is looked at.
+#: Most records that are taken before their size is looked at; their messages live as long.
 STEP_RECORDS = 2_000
 #: Size that a record is taken to have until records were seen.
 FIRST_RECORD_BYTES = 2_048
@@ -196,36 +195,40 @@ class KafkaSource:
         # client counts as handed over.
         self._torn = True
         with kafka_errors(f"Reading {self._topic} at {self._where}"):
-            messages = self._consume(max(1, wanted), timeout_seconds)
-        batch = self._batch(self._records(messages)) if messages else None
+            columns = self._consume(max(1, wanted), timeout_seconds)
+        batch = self._batch(columns) if len(columns) else None
         self._torn = False
         if batch is None:
             self._take_faults()
         return batch
 
-    def _consume(self, wanted: int, timeout_seconds: float) -> list[Message]:
-        """Messages in steps, so that suddenly larger ones are noticed before there are many."""
+    def _consume(self, wanted: int, timeout_seconds: float) -> Columns:
+        """Records in steps, so that suddenly larger ones are noticed before there are many."""
         deadline = time.monotonic() + timeout_seconds
-        taken: list[Message] = []
-        size_bytes = 0
-        while len(taken) < wanted and size_bytes < POLL_BYTES:
-            step = min(wanted - len(taken), STEP_RECORDS)
-            left = max(0.0, deadline - time.monotonic())
-            messages = self._consumer.consume(step, left)
-            taken += messages
-            size_bytes += sum(map(len, messages))
-            if len(messages) < step:
+        columns, taken = Columns(), 0
+        while taken < wanted and columns.payload_bytes < POLL_BYTES:
+            step = min(wanted - taken, STEP_RECORDS)
+            came = self._step(columns, step, max(0.0, deadline - time.monotonic()))
+            taken += came
+            if came < step:
                 break
-        return taken
+        return columns
+
+    def _step(self, columns: Columns, wanted: int, timeout_seconds: float) -> int:
+        """Adds to `columns` what comes, and lets the messages go; how many there were."""
+        messages = self._consumer.consume(wanted, timeout_seconds)
+        columns.take(self._records(messages))
+        return len(messages)
 
     def _records_in(self, size_bytes: int) -> int:
         return int(size_bytes / self._record_bytes)
 
     def _records(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages that are records; the others are errors of a partition."""
-        errors = list(map(Message.error, messages))
-        if not any(errors):  # never by `==`: the client's errors cannot be compared with None
+        # Never by `==`: the client's errors cannot be compared with None.
+        if not any(map(Message.error, messages)):
             return messages
+        errors = list(map(Message.error, messages))
         for message, error in zip(messages, errors, strict=True):
             if error is not None:
                 partition = message.partition()
@@ -265,19 +268,16 @@ class KafkaSource:
         """
         self._identity.confirm()
 
-    def _batch(self, messages: Sequence[Message]) -> RawBatch | None:
-        if not messages:
-            return None
-        partitions, offsets = partition_column(messages), offset_column(messages)
+    def _batch(self, columns: Columns) -> RawBatch | None:
+        partitions, offsets = columns.positions()
         mask, ends = self._positions.fresh(partitions, offsets)
         if mask is not None:
             self._count_dropped(partitions[~mask].tolist())
-            messages = list(compress(messages, mask.tolist()))
-            partitions, offsets = partitions[mask], offsets[mask]
-            if not messages:
+            columns = columns.only(mask)
+            if not len(columns):
                 return None
         ranges = self._positions.passed(ends)
-        batch = raw_batch(self._topic, messages, partitions, offsets, ranges)
+        batch = columns.batch(self._topic, ranges)
         self._positions.move(ranges)
         # The larger of the last and the mean so far, so that a run of large records counts at once.
         mean = batch.payload_bytes / len(batch) + 1

@@ -68,6 +68,30 @@ def test_string_refuses_what_is_not_utf8_and_what_is_too_large() -> None:
     ]
 
 
+@pytest.mark.parametrize("first", [0xC1, 0xE0, 0xED, 0xF0, 0xF4])
+def test_string_takes_what_python_decodes_and_nothing_else(first: int) -> None:
+    # Around overlong forms, surrogates, and the end of Unicode.
+    values = [
+        bytes([first, second, *rest])
+        for second in range(256)
+        for rest in ((), (0x80,), (0x80, 0x80))
+    ]
+    kept = [value for value in values if value.decode("utf-8", "ignore").encode() == value]
+    decoded = decoder_of("string").decode(batch_of(values))
+    assert decoded.table.column("value").to_pylist() == [value.decode() for value in kept]
+    assert {letter.code for letter in decoded.dead_letters} == {"string.encoding"}
+
+
+def test_a_tombstone_of_a_required_column_is_a_dead_letter_beside_one_that_is_too_large() -> None:
+    table = pa.schema([pa.field("value", pa.binary(), nullable=False)])
+    decoded = decoder_of("raw", table).decode(batch_of([b"a", None, b"x" * 9, b""]))
+    assert decoded.table.column("value").to_pylist() == [b"a", b""]
+    assert [letter.code for letter in decoded.dead_letters] == [
+        "raw.missing_value",
+        "raw.too_large",
+    ]
+
+
 def test_a_dead_letter_holds_the_whole_record() -> None:
     headers: Headers = [("h", b"1")]
     raw = batch_of([b"ok", b"ok", b"\xff"], headers=[None, None, headers], timestamps_ms=[1, 2, 3])

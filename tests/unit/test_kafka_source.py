@@ -304,7 +304,7 @@ def test_a_poll_that_failed_after_the_client_moved_on_is_read_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("k2i_tasks.kafka.source.raw_batch", interrupted)
+        patched.setattr("k2i_tasks.kafka.columns.Columns.batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             read(source, 20)
     assert source.advance() == {}

@@ -1,0 +1,102 @@
+"""The program with clocks in it: `python -m benchmarks.profiled` is `k2i` for `profile`.
+
+CPU of the thread that does a stage, by its own clock; of the Kafka client's threads, what the
+kernel says. The sums are written after each commit to the file that `STAGES_FILE` names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer
+
+from k2i_tasks.cli import main
+from k2i_tasks.codecs.json import JsonDecoder
+from k2i_tasks.codecs.raw import PlainDecoder
+from k2i_tasks.iceberg.writer import DataFileWriter
+from k2i_tasks.kafka import source
+from k2i_tasks.operations import Operations
+
+STAGES_FILE = "BENCHMARK_STAGES_FILE"
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+_sums: dict[str, float] = defaultdict(float)
+
+
+def _clocked(owner: Any, method: str, stage: str) -> None:
+    """Adds what `owner.method` takes to a stage; stages that lie in it are to be taken off."""
+    inner: Callable[..., Any] = getattr(owner, method)
+
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            _sums[stage] += time.thread_time() - began
+
+    setattr(owner, method, outer)
+
+
+def _client_seconds() -> float:
+    """CPU of librdkafka's threads so far."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            text = (task / "stat").read_text("utf-8", errors="replace")
+        except OSError:
+            continue  # it has just ended
+        if "(rdk:" in text:
+            total += sum(map(int, text[text.rindex(")") + 2 :].split()[11:13]))
+    return total / _TICKS
+
+
+def _begin_at_first_record(decoder: Any) -> None:
+    inner: Callable[..., Any] = decoder.decode
+
+    def outer(self: Any, raw: Any) -> Any:
+        if len(raw) and "process_before" not in _sums:
+            _sums["process_before"] = time.process_time()
+            _sums["client_before"] = _client_seconds()
+        return inner(self, raw)
+
+    decoder.decode = outer
+
+
+def _write_after_commit(operations: Any) -> None:
+    inner: Callable[..., Any] = operations.commit
+
+    def outer(*args: Any) -> Any:
+        landed = inner(*args)
+        figures = {**_sums, "process": time.process_time(), "client": _client_seconds()}
+        Path(os.environ[STAGES_FILE]).write_text(json.dumps(figures), encoding="utf-8")
+        return landed
+
+    operations.commit = outer
+
+
+class _Consumer(Consumer):
+    """The client's consumer, with a clock."""
+
+    def consume(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.thread_time()
+        messages = super().consume(*args, **kwargs)
+        _sums["consume"] += time.thread_time() - began
+        return messages
+
+
+if __name__ == "__main__":
+    setattr(source, "Consumer", _Consumer)  # noqa: B010 - a name of that module's own
+    _clocked(source.KafkaSource, "poll", "poll")
+    for decoder in (JsonDecoder, PlainDecoder):
+        _clocked(decoder, "decode", "decode")
+        _begin_at_first_record(decoder)
+    _clocked(DataFileWriter, "write", "write")
+    _clocked(Operations, "commit", "commit")
+    _write_after_commit(Operations)
+    main()
