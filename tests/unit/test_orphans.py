@@ -23,6 +23,7 @@ from k2i_tasks.iceberg.writer import DataFileWriter
 from tests.iceberg_tables import NAME, append, catalog_of, config_at
 from tests.upkeep import (
     DAY,
+    HandClock,
     aged,
     all_aged,
     assert_exact,
@@ -179,6 +180,21 @@ def test_a_table_in_the_folder_of_another_is_refused_and_named(
             path.unlink()
     assert removal(table.catalog).run().removed > 0
     assert values(fresh(table)) == values(table)
+
+
+def test_a_table_that_was_renamed_loses_nothing_to_its_successor(tmp_path: Path) -> None:
+    kept = new_table(tmp_path)
+    kept.append(numbers(1, 2))
+    kept.catalog.rename_table(NAME, ("db", "kept"))
+    table = new_table(tmp_path, properties={"write.metadata.previous-versions-max": "1"})
+    assert folder_of(table) == folder_of(kept)
+    for number in range(25):  # each leaves a metadata file, all newer than those of the other
+        table.append(numbers(number))
+    clock = HandClock()
+    clock.now += 2 * DAY
+    with pytest.raises(IntegrityError, match=str(kept.metadata.table_uuid)):
+        removal(table.catalog, clock=clock).run()
+    assert values(table.catalog.load_table(("db", "kept"))) == [1, 2]
 
 
 def test_a_table_dropped_and_made_again_meanwhile_is_refused(table: Table, tmp_path: Path) -> None:
