@@ -344,7 +344,7 @@ def maintenance(
     from k2i_tasks import cli_maintenance
     from k2i_tasks.types import Job
 
-    jobs = list(Job) if job is Chore.ALL else [Job(_ALIASES.get(job.value, job.value))]
+    jobs = None if job is Chore.ALL else [Job(_ALIASES.get(job.value, job.value))]
     cli_maintenance.maintenance(found, jobs, dry_run=dry_run, as_json=as_json)
 
 
