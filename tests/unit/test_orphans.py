@@ -239,15 +239,34 @@ def test_a_data_folder_that_holds_the_whole_table_is_refused(table: Table) -> No
         removal(table.catalog).run()
 
 
-def test_a_data_folder_elsewhere_is_searched(table: Table, tmp_path: Path) -> None:
-    with table.transaction() as transaction:
-        transaction.set_properties({"write.data.path": str(tmp_path / "far")})
-    fresh(table).append(numbers(77))
-    (tmp_path / "far/lost.parquet").write_bytes(b"x")
-    for path in (tmp_path / "far").iterdir():
+@pytest.mark.parametrize(
+    ("mine", "others"), [("far/db/events", "far/db/other"), ("far/shared", "far/shared")]
+)
+def test_a_data_folder_elsewhere_is_searched_if_it_is_the_tables_alone(
+    table: Table, tmp_path: Path, mine: str, others: str
+) -> None:
+    other = new_table(tmp_path, ("db", "other"))
+    for one, folder in ((table, mine), (other, others)):
+        with one.transaction() as transaction:
+            transaction.set_properties({"write.data.path": f"{tmp_path}/{folder}/"})
+        fresh(one).append(numbers(77))
+    (tmp_path / mine / "lost.parquet").write_bytes(b"x")
+    for path in (tmp_path / mine).iterdir():
         aged(path)
-    assert removal(table.catalog).run().removed == 1
+    assert removal(table.catalog).run().removed == (mine != others)
     assert 77 in values(fresh(table))
+    assert values(fresh(other)) == [77]
+
+
+def test_links_to_other_folders_are_not_followed(table: Table, tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "precious.txt").write_bytes(b"x")
+    aged(beside / "precious.txt")
+    (folder_of(table) / "data/link").symlink_to(beside)
+    (folder_of(table) / "data/loop").symlink_to(folder_of(table) / "data")
+    assert removal(table.catalog).run().removed == 0
+    assert (beside / "precious.txt").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

@@ -48,7 +48,11 @@ class Place:
 
 
 def places_of(table: Table) -> list[Place]:
-    """The folders that hold the table's files, none inside another.
+    """The folders that hold the table's files and no other table's, none inside another.
+
+    Left out is a folder outside of the table's location that does not say by its path that it is
+    this table's alone: with Iceberg's object store layout tables share one, and metadata that would
+    tell is elsewhere.
 
     Raises:
         ConfigError: one of them holds the whole table and so perhaps other tables, or PyArrow does
@@ -64,9 +68,20 @@ def places_of(table: Table) -> list[Place]:
                 f"The table's {kind} folder is {at}, and the table is inside it.",
                 remedy=f"Set the table's property {key} to a folder that is this table's alone.",
             )
+        if not _is_below(at, location) and not _names_table(at, table):
+            log.warning(
+                "%s is not searched for orphan files: other tables may have theirs there too.", at
+            )
+            continue
         if not any(_is_below(at, other.location) for other in found):
             found.append(Place(at, folder_at(table.io, at)))
     return found
+
+
+def _names_table(folder: str, table: Table) -> bool:
+    """Whether a part of the path is the table's name, or the last of the table's location."""
+    names = {table.name()[-1], plain(table.location()).rstrip("/").rpartition("/")[2]}
+    return not names.isdisjoint(plain(folder).split("/"))
 
 
 def _is_below(location: str, folder: str) -> bool:
