@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 
@@ -12,13 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from k2i_tasks.calls import Call, RetryPolicy
+from k2i_tasks.cli_options import say
 from k2i_tasks.config import Config
 from k2i_tasks.errors import K2IError, is_transient
 from k2i_tasks.figures import count, duration, size
 from k2i_tasks.types import Job, Upkept
 from k2i_tasks.wiring_upkeep import build_maintenance, possible_jobs
-
-log = logging.getLogger(__name__)
 
 
 def maintenance(
@@ -58,7 +56,7 @@ def maintenance(
             break  # what is away is away for the others too
     _print(told, dry_run=dry_run, as_json=as_json)
     for other in failures[1:]:
-        log.error("%s", other)
+        say(other, verbose=False)
     for first in failures:
         raise first
 
@@ -83,7 +81,7 @@ def _as_json(
 
 
 def report_view(job: Job, found: Sequence[Upkept], seconds: float, *, dry_run: bool) -> Table:
-    """What a job came to, a line for each table.
+    """What a job came to, a column for each table.
 
     Args:
         job: the job.
@@ -97,14 +95,16 @@ def report_view(job: Job, found: Sequence[Upkept], seconds: float, *, dry_run: b
         header_style="bright_black",
         title=f"{title} · {duration(seconds)}",
         title_justify="left",
+        min_width=40,
         caption=None if found else "there is no such table yet",
     )
-    table.add_column("table")
-    names = list(dict.fromkeys(name for each in found for name in each.figures))
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("")
     for each in found:
-        table.add_row(each.table, *(shown(name, each.figures.get(name)) for name in names))
+        table.add_column(each.table, justify="right", overflow="fold")
+    for name in dict.fromkeys(name for each in found for name in each.figures):
+        table.add_row(
+            name.replace("_", " "), *(shown(name, each.figures.get(name)) for each in found)
+        )
     return table
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pyiceberg.exceptions import TableAlreadyExistsError
 from pyiceberg.table import Table
 
 from k2i_tasks import failpoints
@@ -195,6 +196,20 @@ def test_a_table_that_was_renamed_loses_nothing_to_its_successor(tmp_path: Path)
     with pytest.raises(IntegrityError, match=str(kept.metadata.table_uuid)):
         removal(table.catalog, clock=clock).run()
     assert values(table.catalog.load_table(("db", "kept"))) == [1, 2]
+
+
+def test_what_lost_a_race_to_create_the_table_is_no_other_table_and_stays(
+    table: Table, tmp_path: Path
+) -> None:
+    with pytest.raises(TableAlreadyExistsError):
+        new_table(tmp_path)
+    all_aged(table)
+    (lost,) = strays(table, "data/lost.parquet")
+    files = {str(path) for path in folder_of(table).rglob("*.metadata.json")}
+    assert len(files - metadata_files(table)) == 1
+    assert removal(table.catalog).run().removed == 1
+    assert not lost.exists()
+    assert {str(path) for path in folder_of(table).rglob("*.metadata.json")} == files
 
 
 def test_a_table_dropped_and_made_again_meanwhile_is_refused(table: Table, tmp_path: Path) -> None:

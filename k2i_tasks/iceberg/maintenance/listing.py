@@ -72,8 +72,8 @@ def folder_at(files: FileIO, location: str) -> Folder:
 def walk(root: Folder, stopping: Callable[[], bool]) -> Iterator[Listed]:
     """Every file below `root` that is not hidden, and every empty folder. May block.
 
-    Holds one folder's entries at a time, and follows no symbolic link to a folder. What is gone when its turn comes is passed over; a `root`
-    that is not there has no files.
+    Holds one folder's entries at a time, and follows no symbolic link to a folder. What is gone
+    when its turn comes is passed over; a `root` that is not there has no files.
 
     Raises:
         ServiceError: a folder may not be listed.

@@ -139,13 +139,18 @@ class Search:
         known = _hashes_of(table.metadata, table.io, table.metadata_location, self._stopping)
         self._names = np.unique(known)
         mine = str(table.metadata.table_uuid)
+        spared: list[int] = []
         # All of them: another table's newest may be older than many of this one's failed commits.
         for number, one in self._lines():
             if one.is_folder or not _METADATA_FILE.search(one.name) or self._is_named(one.name):
                 continue
             go_on(self._stopping)
-            uuid = _uuid_in(self.places[number].folder.store, one.path)
-            if uuid not in (None, mine):
+            store = self.places[number].folder.store
+            uuid = _uuid_in(store, one.path)
+            if uuid in (None, mine):
+                continue
+            spared.append(hash(one.name))
+            if _has_snapshots(store, one.path):
                 raise IntegrityError(
                     f"{one.path} is metadata of another table, {uuid}, in the folder of "
                     f"{'.'.join(table.name())}, {mine}: whose the files are cannot be told.",
@@ -153,6 +158,7 @@ class Search:
                     remedy="If that table was dropped, delete its metadata.json files there; else "
                     "give each table a folder of its own.",
                 )
+        self._names = np.union1d(self._names, np.array(spared, dtype=np.int64))
 
     def orphans(self, number: int) -> Iterator[Listed]:
         """Old files and empty folders of a place that nothing refers to, and that are not hidden.
@@ -199,6 +205,20 @@ def _hashes_of(
                 yield hash(unquote(name))
 
     return np.fromiter(hashes(), dtype=np.int64)
+
+
+def _has_snapshots(store: FileSystem, path: str) -> bool:
+    """Whether the table of a whole metadata file may have files.
+
+    Who loses a race to create a table leaves the metadata of one that has none.
+    """
+    with translated(f"reading {path}"), store.open_input_file(path) as stream:
+        data = stream.read()
+    try:
+        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        return bool(json.loads(text).get("snapshots"))
+    except (ValueError, OSError, EOFError):
+        return True
 
 
 def _uuid_in(store: FileSystem, path: str) -> str | None:
