@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from k2i_tasks import cli_maintenance
 from k2i_tasks.config import Config
@@ -46,7 +47,7 @@ def test_names_of_tables_are_shown_whole_in_80_columns(capsys: pytest.CaptureFix
     view = cli_maintenance.report_view(
         Job.COMPACT, [Upkept(name, figures) for name in names], 1.0, dry_run=False
     )
-    cli_maintenance.Console(width=80).print(view)
+    Console(width=80).print(view)
     shown = capsys.readouterr().out
     assert all(name in shown for name in names)
     assert "…" not in shown

@@ -11,6 +11,7 @@ import pytest
 from k2i_tasks.config import Config
 from k2i_tasks.errors import ServiceError, TransientError
 from k2i_tasks.failpoints import armed
+from k2i_tasks.iceberg.files import in_folder
 from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
 from k2i_tasks.iceberg.schema import create_table
 from k2i_tasks.iceberg.writer import DataFileWriter
@@ -88,3 +89,19 @@ def test_a_job_that_cannot_be_done_fails_each_time(config: Config) -> None:
     for _ in range(3):
         with pytest.raises(ServiceError, match="equality deletes"):
             jobs.run(Job.COMPACT)
+
+
+def test_a_folder_that_orphan_removal_takes_from_under_a_writer_is_made_again(
+    tmp_path: Path,
+) -> None:
+    path, tries = tmp_path / "day=1" / "a.parquet", 0
+
+    def opened() -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            path.parent.rmdir()
+        return path.write_bytes(b"x")
+
+    assert in_folder(path, opened) == 1
+    assert (tries, path.read_bytes()) == (2, b"x")
