@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from k2i_tasks.config import Config
-from k2i_tasks.errors import ServiceError, TransientError
+from k2i_tasks.errors import CommitConflictError, ServiceError, TransientError
 from k2i_tasks.failpoints import armed
 from k2i_tasks.iceberg.files import in_folder
 from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
@@ -18,7 +18,7 @@ from k2i_tasks.iceberg.writer import DataFileWriter
 from k2i_tasks.types import Job
 from tests.foreign_deletes import delete_equal
 from tests.iceberg_tables import NAME, append, catalog_of, config_at
-from tests.upkeep import DAY, HandClock, values
+from tests.upkeep import DAY, HandClock, expiry, values
 
 
 def configured(folder: Path) -> Config:
@@ -105,3 +105,19 @@ def test_a_folder_that_orphan_removal_takes_from_under_a_writer_is_made_again(
 
     assert in_folder(path, opened) == 1
     assert (tries, path.read_bytes()) == (2, b"x")
+
+
+def test_a_tag_that_is_set_amid_an_expiry_keeps_its_snapshot(config: Config) -> None:
+    table = catalog_of(config).load_table(NAME)
+    old = table.metadata.snapshots[0].snapshot_id
+
+    def tag(_name: str) -> None:
+        catalog_of(config).load_table(NAME).manage_snapshots().create_tag(old, "keep").commit()
+
+    job = expiry(catalog_of(config))
+    with armed("expire.send.before", tag), pytest.raises(CommitConflictError):
+        job.run()
+    assert job.run().snapshots == 2
+    table = table.refresh()
+    assert set(table.metadata.refs) == {"main", "keep"}
+    assert values(table, old) == [0]
