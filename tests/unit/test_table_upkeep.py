@@ -18,7 +18,7 @@ from k2i_tasks.iceberg.writer import DataFileWriter
 from k2i_tasks.types import Job
 from tests.foreign_deletes import delete_equal
 from tests.iceberg_tables import NAME, append, catalog_of, config_at
-from tests.upkeep import DAY, HandClock, expiry, values
+from tests.upkeep import DAY, HandClock, expiry, removal, values
 
 
 def configured(folder: Path) -> Config:
@@ -121,3 +121,20 @@ def test_a_tag_that_is_set_amid_an_expiry_keeps_its_snapshot(config: Config) -> 
     table = table.refresh()
     assert set(table.metadata.refs) == {"main", "keep"}
     assert values(table, old) == [0]
+
+
+def test_an_expiry_amid_an_orphan_removal_only_has_it_tried_again(config: Config) -> None:
+    job = expiry(catalog_of(config))
+    pending = [job]
+
+    def expire() -> bool:
+        if listed and pending:
+            pending.pop().run()
+        return False
+
+    listed: list[str] = []
+    found = removal(catalog_of(config), stopping=expire)
+    with armed("orphans.listed", listed.append), pytest.raises(TransientError, match="expired"):
+        found.run()
+    assert not pending
+    assert found.run().left == 0
