@@ -21,7 +21,7 @@ from k2i_tasks.tasks import run_task
 from k2i_tasks.tracking.report import artifact_key
 from k2i_tasks.tracking.upkeep_report import upkeep_markdown
 from k2i_tasks.types import Job, Upkept
-from k2i_tasks.wiring_upkeep import build_maintenance
+from k2i_tasks.wiring_upkeep import build_maintenance, wanted_jobs
 
 #: Time after which a passing fault ends a job; the next run of the flow is soon enough.
 RETRY_SECONDS = 300.0
@@ -45,13 +45,7 @@ def maintain(
     """
     refuse_secrets(overrides or {})
     config = load_config(Path(config_path), environ=os.environ, overrides=overrides or {})
-    upkeep = config.maintenance
-    enabled = {
-        Job.COMPACT: upkeep.compaction_enabled,
-        Job.EXPIRE: upkeep.snapshot_expiration_enabled,
-        Job.ORPHANS: upkeep.orphan_cleanup_enabled,
-    }
-    wanted = [job for job in Job if enabled[job]] if jobs is None else [_job(job) for job in jobs]
+    wanted = list(wanted_jobs(config)) if jobs is None else [_job(job) for job in jobs]
     maintenance = build_maintenance(config)
     done: dict[Job, list[Upkept]] = {}
     failed: list[Call] = []

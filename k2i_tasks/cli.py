@@ -70,7 +70,6 @@ class Chore(StrEnum):
 
 #: K2I's other word.
 _ALIASES = {"cleanup-orphans": "clean-orphans"}
-CHORES = ("compact", "expire-snapshots", "clean-orphans", "all")
 
 
 class Shell(StrEnum):
@@ -326,7 +325,9 @@ def verify(
 @app.command()
 def maintenance(
     context: typer.Context,
-    job: Annotated[Chore, typer.Argument(metavar="JOB", help=" | ".join(CHORES))],
+    job: Annotated[
+        Chore, typer.Argument(metavar="JOB", help="What is done; all: one after the other.")
+    ],
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     changes: SetOption = None,
@@ -344,7 +345,7 @@ def maintenance(
     from k2i_tasks import cli_maintenance
     from k2i_tasks.types import Job
 
-    jobs = list(Job) if job is Chore.ALL else [Job(_ALIASES.get(job.value, job.value))]
+    jobs = None if job is Chore.ALL else [Job(_ALIASES.get(job.value, job.value))]
     cli_maintenance.maintenance(found, jobs, dry_run=dry_run, as_json=as_json)
 
 

@@ -11,27 +11,35 @@ from rich.console import Console
 from rich.table import Table
 
 from k2i_tasks.calls import Call, RetryPolicy
+from k2i_tasks.cli_options import say
 from k2i_tasks.config import Config
+from k2i_tasks.errors import K2IError, is_transient
 from k2i_tasks.figures import count, duration, size
 from k2i_tasks.types import Job, Upkept
-from k2i_tasks.wiring_upkeep import build_maintenance
+from k2i_tasks.wiring_upkeep import build_maintenance, possible_jobs
 
 
-def maintenance(config: Config, jobs: Sequence[Job], *, dry_run: bool, as_json: bool) -> None:
+def maintenance(
+    config: Config, jobs: Sequence[Job] | None, *, dry_run: bool, as_json: bool
+) -> None:
     """Does the jobs one after the other and prints what each came to. May block for long.
+
+    One that cannot be done does not keep the others from being done and told of, unless catalog or
+    store is away.
 
     Args:
         config: names the table.
-        jobs: what is done.
+        jobs: what is done; all that the catalog allows when None.
         dry_run: only tells what would be done.
         as_json: JSON in place of a table.
 
     Raises:
-        K2IError: a job cannot be done, or catalog or store cannot be reached.
+        K2IError: a job cannot be done, or catalog or store cannot be reached; of several the first.
     """
     upkeep = build_maintenance(config)
-    told = []
-    for job in jobs:
+    told: list[tuple[Job, list[Upkept], float]] = []
+    failures: list[K2IError] = []
+    for job in possible_jobs(config) if jobs is None else jobs:
         began = time.monotonic()
         found: list[Upkept] = []
 
@@ -40,25 +48,40 @@ def maintenance(config: Config, jobs: Sequence[Job], *, dry_run: bool, as_json: 
 
         call = Call(job, str(job), attempt, RetryPolicy(budget_seconds=60.0))
         call.run_with_retries()
-        if call.error is not None:
-            raise call.failure()
-        told.append((job, found, time.monotonic() - began))
+        if call.error is None:
+            told.append((job, found, time.monotonic() - began))
+            continue
+        failures.append(call.failure())
+        if is_transient(failures[-1]):
+            break  # what is away is away for the others too
+    _print(told, dry_run=dry_run, as_json=as_json)
+    for other in failures[1:]:
+        say(other, verbose=False)
+    for first in failures:
+        raise first
+
+
+def _print(
+    told: Sequence[tuple[Job, Sequence[Upkept], float]], *, dry_run: bool, as_json: bool
+) -> None:
     if as_json:
-        print(json.dumps([_as_json(job, each, s) for job, each, s in told], indent=2))
+        reports = [_as_json(job, found, s, dry_run=dry_run) for job, found, s in told]
+        print(json.dumps(reports, indent=2))
         return
     console = Console()
-    for job, each, seconds in told:
-        console.print(report_view(job, each, seconds, dry_run=dry_run))
+    for job, found, seconds in told:
+        console.print(report_view(job, found, seconds, dry_run=dry_run))
 
 
-def _as_json(job: Job, found: Sequence[Upkept], seconds: float) -> dict[str, object]:
+def _as_json(
+    job: Job, found: Sequence[Upkept], seconds: float, *, dry_run: bool
+) -> dict[str, object]:
     tables = [{"table": each.table, **each.figures} for each in found]
-    planned = any(each.planned for each in found)
-    return {"job": job, "planned": planned, "seconds": round(seconds, 3), "tables": tables}
+    return {"job": job, "planned": dry_run, "seconds": round(seconds, 3), "tables": tables}
 
 
 def report_view(job: Job, found: Sequence[Upkept], seconds: float, *, dry_run: bool) -> Table:
-    """What a job came to, a line for each table.
+    """What a job came to, a column for each table.
 
     Args:
         job: the job.
@@ -72,14 +95,16 @@ def report_view(job: Job, found: Sequence[Upkept], seconds: float, *, dry_run: b
         header_style="bright_black",
         title=f"{title} · {duration(seconds)}",
         title_justify="left",
+        min_width=40,
         caption=None if found else "there is no such table yet",
     )
-    table.add_column("table")
-    names = list(dict.fromkeys(name for each in found for name in each.figures))
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("")
     for each in found:
-        table.add_row(each.table, *(shown(name, each.figures.get(name)) for name in names))
+        table.add_column(each.table, justify="right", overflow="fold")
+    for name in dict.fromkeys(name for each in found for name in each.figures):
+        table.add_row(
+            name.replace("_", " "), *(shown(name, each.figures.get(name)) for each in found)
+        )
     return table
 
 

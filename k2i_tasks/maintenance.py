@@ -6,12 +6,16 @@ orphans later. Used by a lane of the ingest run, by the flow, and by the command
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from k2i_tasks.errors import K2IError, is_transient
 from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
 from k2i_tasks.types import Job, Upkept
+
+log = logging.getLogger(__name__)
 
 
 class Maintenance:
@@ -47,15 +51,32 @@ class Maintenance:
     def run(self, job: Job) -> list[Upkept]:
         """One attempt at the job on each table that exists; what it came to.
 
-        After a failure the next attempt goes on where this one ended.
+        A table that it cannot be done on does not keep it from the others. After a passing failure
+        the next attempt goes on where this one ended; after another, from the start.
 
         Raises:
-            ServiceError: the job cannot be done, and why.
+            ServiceError: the job cannot be done on a table, and why.
             TransientError: catalog or store is away.
             CommitStateUnknownError: sent, outcome unknown.
         """
         done = self._done.setdefault(job, {})
+        failures: list[K2IError] = []
         for table in self._tables:
-            if table.name not in done and table.exists():
-                done[table.name] = table.run(job)
-        return list(self._done.pop(job).values())
+            try:
+                if table.name not in done and table.exists():
+                    done[table.name] = table.run(job)
+            except K2IError as error:
+                failures.append(error)
+        if not failures:
+            return list(self._done.pop(job).values())
+        found = next(filter(is_transient, failures), failures[0])
+        if not is_transient(found):
+            self.begin(job)
+        for other in failures:
+            if other is not found:
+                log.warning("%s failed on another table too: %s", job, other)
+        raise found
+
+    def begin(self, job: Job) -> None:
+        """The next attempt is the first of a new run of the job, on all tables."""
+        self._done.pop(job, None)

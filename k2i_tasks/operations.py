@@ -21,7 +21,7 @@ from k2i_tasks.engine.recovery import Decision, LeftBatch, Progress, halt, plan
 from k2i_tasks.errors import Component, IntegrityError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.committer import Committer, Head, rolled_back
-from k2i_tasks.iceberg.data_files import data_file, look_again
+from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX, data_file, look_again
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import SinkState
@@ -39,9 +39,6 @@ from k2i_tasks.types import (
 log = logging.getLogger(__name__)
 
 
-#: Age from which files are looked for again before they are committed, in seconds. Orphan removal
-#: takes none of less than a day.
-STAGED_SECONDS_MAX = 3600.0
 #: Longest that the end of a run waits for Kafka to take the last offsets, in seconds.
 ACKNOWLEDGE_SECONDS = 6.0
 

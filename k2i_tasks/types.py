@@ -233,13 +233,11 @@ class Upkept:
 
     Args:
         table: dotted name.
-        figures: what was done, or with `planned` would be, by name; numbers alone.
-        planned: nothing was changed.
+        figures: what was done, or would be, by name; numbers alone.
     """
 
     table: str
     figures: Mapping[str, int]
-    planned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

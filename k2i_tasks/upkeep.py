@@ -68,14 +68,10 @@ class Upkeep:
 
     def tick(self) -> None:
         """Takes back a job that is over, and sends the next one off that is due. Does not block."""
-        now = self._clock.monotonic()
+        self._take_back()
         if self._under_way is not None:
-            try:
-                call = self._over.get_nowait()
-            except queue.Empty:
-                return
-            self._note(call, *self._under_way, now)
-            self._under_way = None
+            return
+        now = self._clock.monotonic()
         job = self._schedule.due(now) if self._leads else None
         if job is not None and not self._stop.is_set():
             self._under_way = (job, now)
@@ -87,12 +83,24 @@ class Upkeep:
         self._maintenance.stop()
 
     def close(self, timeout_seconds: float) -> None:
-        """Stops. Blocks for so long at most."""
+        """Stops, and tells what came of the job that was under way. Blocks for so long at most."""
         self.stop()
         self._lanes.close(timeout_seconds)
+        self._take_back()
+
+    def _take_back(self) -> None:
+        if self._under_way is None:
+            return
+        try:
+            call = self._over.get_nowait()
+        except queue.Empty:
+            return
+        self._note(call, *self._under_way, self._clock.monotonic())
+        self._under_way = None
 
     def _call(self, job: Job) -> Call:
         summary: dict[str, Any] = {}
+        self._maintenance.begin(job)
 
         def attempt() -> None:
             total: Counter[str] = Counter()
@@ -109,7 +117,7 @@ class Upkeep:
         self._meter.on_upkeep(job, now - began, {} if failed else call.summary, failed=failed)
         if failed:
             error = call.failure()
-            log.warning("%s failed, the table is as it was: %s", call.label, error)
+            log.warning("%s did not come to its end: %s", call.label, error)
             self._meter.on_error(component_of(error))
             self._progress.note(health_component_of(error), f"{call.label}: {error}")
         else:

@@ -55,8 +55,14 @@ def upkeep_of(
     return upkeep
 
 
-def _schedule(config: Config, now: float) -> Schedule:
-    """What of the upkeep an ingest run does, and how often."""
+def possible_jobs(config: Config) -> list[Job]:
+    """The jobs that can be done on the configured catalog."""
+    # Only Nessie's own GC knows what other branches need.
+    return [Job.COMPACT] if config.iceberg.catalog_type == "nessie" else list(Job)
+
+
+def wanted_jobs(config: Config) -> dict[Job, float]:
+    """The jobs that the configuration enables and that can be done, and seconds between two."""
     upkeep = config.maintenance
     every = {
         Job.COMPACT: (upkeep.compaction_enabled, upkeep.compaction_interval_seconds),
@@ -66,12 +72,13 @@ def _schedule(config: Config, now: float) -> Schedule:
         ),
         Job.ORPHANS: (upkeep.orphan_cleanup_enabled, upkeep.orphan_cleanup_interval_seconds),
     }
-    wanted = {job: float(seconds) for job, (enabled, seconds) in every.items() if enabled}
-    if not upkeep.in_run:
-        wanted = {}
-    elif config.iceberg.catalog_type == "nessie":
-        # Only its own GC knows what other branches need.
-        wanted = {job: seconds for job, seconds in wanted.items() if job is Job.COMPACT}
+    return {job: float(every[job][1]) for job in possible_jobs(config) if every[job][0]}
+
+
+def _schedule(config: Config, now: float) -> Schedule:
+    """What of the upkeep an ingest run does, and how often."""
+    upkeep = config.maintenance
+    wanted = wanted_jobs(config) if upkeep.in_run else {}
     return Schedule(wanted, commits_max=upkeep.snapshots_kept, now=now)
 
 

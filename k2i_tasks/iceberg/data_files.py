@@ -28,6 +28,9 @@ from k2i_tasks.types import StagedFile
 SORT_ORDER_KEY = b"k2i.sort-order-id"
 #: Key in the footer that tells which batch the rows are of.
 BATCH_KEY = b"k2i.batch-id"
+#: Age from which files are looked for again before they are committed, in seconds. Orphan removal
+#: takes none of less than a day.
+STAGED_SECONDS_MAX = 3600.0
 _FOOTERS_MAX = 1024
 
 

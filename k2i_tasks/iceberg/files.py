@@ -7,9 +7,11 @@ does not hold. Here each local file and the folders made for it are synced befor
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
@@ -18,6 +20,9 @@ from k2i_tasks.failpoints import hit
 
 #: For PyIceberg's property `py-io-impl`.
 DURABLE_FILE_IO = "k2i_tasks.iceberg.files.DurableFileIO"
+_FOLDER_TRIES = 3
+
+_Opened = TypeVar("_Opened")
 
 
 def local_path(location: str) -> Path | None:
@@ -35,6 +40,19 @@ def make_folder(folder: Path) -> None:
     for made in reversed(missing):
         made.mkdir(exist_ok=True)
         _sync(made.parent)
+
+
+def in_folder(path: Path, opened: Callable[[], _Opened]) -> _Opened:
+    """What `opened` gives, with the folder of `path` made for it. May block.
+
+    Orphan removal may take away a folder that is old and empty just before: it is made again.
+    """
+    for _ in range(_FOLDER_TRIES):
+        with suppress(FileNotFoundError):
+            make_folder(path.parent)
+            return opened()
+    make_folder(path.parent)
+    return opened()
 
 
 def sync_file(path: Path) -> None:
@@ -65,8 +83,7 @@ class DurableFileIO(PyArrowFileIO):
 class _DurableFile(PyArrowFile):
     def create(self, overwrite: bool = False) -> _DurableStream:
         path = Path(self._path)
-        make_folder(path.parent)
-        return _DurableStream(super().create(overwrite), path)
+        return _DurableStream(in_folder(path, lambda: PyArrowFile.create(self, overwrite)), path)
 
 
 class _DurableStream:

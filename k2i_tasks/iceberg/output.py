@@ -18,7 +18,7 @@ from k2i_tasks.iceberg.arrow import arrow_schema
 from k2i_tasks.iceberg.data_files import FRESH
 from k2i_tasks.iceberg.encoding import dictionary_columns
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.files import local_path, make_folder, remove, sync_file
+from k2i_tasks.iceberg.files import in_folder, local_path, remove, sync_file
 from k2i_tasks.iceberg.split import partition_text
 from k2i_tasks.types import StagedFile
 
@@ -103,8 +103,7 @@ class DataFileOutput:
         path = local_path(location)
         if path is None:
             return self.table.io.new_output(location).create()
-        make_folder(path.parent)
-        return pa.OSFile(str(path), "wb")
+        return in_folder(path, lambda: pa.OSFile(str(path), "wb"))
 
     def _options(self, sample: pa.Table) -> dict[str, Any]:
         return {

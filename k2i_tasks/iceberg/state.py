@@ -164,17 +164,18 @@ def state_key(sink: str) -> str:
 
 def sink_properties(metadata: TableMetadata, branch: str) -> dict[str, str]:
     """The states of all sinks at the head of `branch`, to be carried forward by any commit."""
-    found = {k: v for k, v in metadata.properties.items() if _is_state(k)}
+    found = {k: v for k, v in metadata.properties.items() if is_state(k)}
     for snapshot in ancestors(metadata, branch):
         if snapshot.summary is not None:
             entries = snapshot.summary.additional_properties
-            mine = {k: v for k, v in entries.items() if _is_state(k)}
+            mine = {k: v for k, v in entries.items() if is_state(k)}
             if mine:
                 return {**found, **mine}
     return found
 
 
-def _is_state(key: str) -> bool:
+def is_state(key: str) -> bool:
+    """Whether this table property or summary entry is the state of some sink."""
     return key.startswith("k2i.") and key.endswith(".state")
 
 

@@ -14,6 +14,7 @@ import pytest
 from pyiceberg.table.snapshots import Operation
 
 from k2i_tasks import secrets
+from k2i_tasks.clock import SystemClock
 from k2i_tasks.config import load_config
 from k2i_tasks.errors import CommitStateUnknownError, TransientError
 from k2i_tasks.iceberg.catalog import guard_commits, open_catalog
@@ -55,6 +56,7 @@ def compaction(world: World) -> Compaction:
         options=ALL,
         lane=nullcontext(),
         stopping=lambda: False,
+        clock=SystemClock(),
     )
 
 

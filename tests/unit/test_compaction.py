@@ -19,6 +19,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.types import DecimalType, DoubleType, LongType, StringType
 
+from k2i_tasks.clock import SystemClock
 from k2i_tasks.config import Config
 from k2i_tasks.errors import IntegrityError, ServiceError
 from k2i_tasks.iceberg.maintenance import rewriting
@@ -43,7 +44,13 @@ def compaction(
     stopping: Callable[[], bool] = lambda: False,
 ) -> Compaction:
     return Compaction(
-        catalog, NAME, branch=branch, options=options, lane=nullcontext(), stopping=stopping
+        catalog,
+        NAME,
+        branch=branch,
+        options=options,
+        lane=nullcontext(),
+        stopping=stopping,
+        clock=SystemClock(),
     )
 
 

@@ -17,6 +17,7 @@ from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
+from k2i_tasks.clock import SystemClock
 from k2i_tasks.errors import (
     CommitConflictError,
     CommitStateUnknownError,
@@ -69,6 +70,7 @@ def compaction(
         options=options,
         lane=nullcontext(),
         stopping=stopping,
+        clock=SystemClock(),
     )
 
 
@@ -394,6 +396,7 @@ def test_the_lane_is_held_while_a_commit_is_built_and_no_longer(
         options=ALL,
         lane=lane,
         stopping=lambda: False,
+        clock=SystemClock(),
     )
     note = lambda name: held.update({name: lane.locked()})  # noqa: E731
     with armed("compact.send.before", note):

@@ -112,6 +112,7 @@ KILLED = """
 import sys
 from contextlib import nullcontext
 from pyiceberg.catalog.sql import SqlCatalog
+from k2i_tasks.clock import SystemClock
 from k2i_tasks.iceberg.catalog import guard_commits
 from k2i_tasks.iceberg.maintenance.compaction import Compaction, CompactionOptions
 
@@ -124,6 +125,7 @@ Compaction(
     options=CompactionOptions(64 << 20, 64 << 20, min_files=2),
     lane=nullcontext(),
     stopping=lambda: False,
+    clock=SystemClock(),
 ).run()
 """
 

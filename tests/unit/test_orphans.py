@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pyiceberg.exceptions import TableAlreadyExistsError
 from pyiceberg.table import Table
 
 from k2i_tasks import failpoints
@@ -23,6 +24,7 @@ from k2i_tasks.iceberg.writer import DataFileWriter
 from tests.iceberg_tables import NAME, append, catalog_of, config_at
 from tests.upkeep import (
     DAY,
+    HandClock,
     aged,
     all_aged,
     assert_exact,
@@ -181,6 +183,35 @@ def test_a_table_in_the_folder_of_another_is_refused_and_named(
     assert values(fresh(table)) == values(table)
 
 
+def test_a_table_that_was_renamed_loses_nothing_to_its_successor(tmp_path: Path) -> None:
+    kept = new_table(tmp_path)
+    kept.append(numbers(1, 2))
+    kept.catalog.rename_table(NAME, ("db", "kept"))
+    table = new_table(tmp_path, properties={"write.metadata.previous-versions-max": "1"})
+    assert folder_of(table) == folder_of(kept)
+    for number in range(25):  # each leaves a metadata file, all newer than those of the other
+        table.append(numbers(number))
+    clock = HandClock()
+    clock.now += 2 * DAY
+    with pytest.raises(IntegrityError, match=str(kept.metadata.table_uuid)):
+        removal(table.catalog, clock=clock).run()
+    assert values(table.catalog.load_table(("db", "kept"))) == [1, 2]
+
+
+def test_what_lost_a_race_to_create_the_table_is_no_other_table_and_stays(
+    table: Table, tmp_path: Path
+) -> None:
+    with pytest.raises(TableAlreadyExistsError):
+        new_table(tmp_path)
+    all_aged(table)
+    (lost,) = strays(table, "data/lost.parquet")
+    files = {str(path) for path in folder_of(table).rglob("*.metadata.json")}
+    assert len(files - metadata_files(table)) == 1
+    assert removal(table.catalog).run().removed == 1
+    assert not lost.exists()
+    assert {str(path) for path in folder_of(table).rglob("*.metadata.json")} == files
+
+
 def test_a_table_dropped_and_made_again_meanwhile_is_refused(table: Table, tmp_path: Path) -> None:
     all_aged(table)
 
@@ -223,15 +254,34 @@ def test_a_data_folder_that_holds_the_whole_table_is_refused(table: Table) -> No
         removal(table.catalog).run()
 
 
-def test_a_data_folder_elsewhere_is_searched(table: Table, tmp_path: Path) -> None:
-    with table.transaction() as transaction:
-        transaction.set_properties({"write.data.path": str(tmp_path / "far")})
-    fresh(table).append(numbers(77))
-    (tmp_path / "far/lost.parquet").write_bytes(b"x")
-    for path in (tmp_path / "far").iterdir():
+@pytest.mark.parametrize(
+    ("mine", "others"), [("far/db/events", "far/db/other"), ("far/shared", "far/shared")]
+)
+def test_a_data_folder_elsewhere_is_searched_if_it_is_the_tables_alone(
+    table: Table, tmp_path: Path, mine: str, others: str
+) -> None:
+    other = new_table(tmp_path, ("db", "other"))
+    for one, folder in ((table, mine), (other, others)):
+        with one.transaction() as transaction:
+            transaction.set_properties({"write.data.path": f"{tmp_path}/{folder}/"})
+        fresh(one).append(numbers(77))
+    (tmp_path / mine / "lost.parquet").write_bytes(b"x")
+    for path in (tmp_path / mine).iterdir():
         aged(path)
-    assert removal(table.catalog).run().removed == 1
+    assert removal(table.catalog).run().removed == (mine != others)
     assert 77 in values(fresh(table))
+    assert values(fresh(other)) == [77]
+
+
+def test_links_to_other_folders_are_not_followed(table: Table, tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "precious.txt").write_bytes(b"x")
+    aged(beside / "precious.txt")
+    (folder_of(table) / "data/link").symlink_to(beside)
+    (folder_of(table) / "data/loop").symlink_to(folder_of(table) / "data")
+    assert removal(table.catalog).run().removed == 0
+    assert (beside / "precious.txt").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

@@ -27,10 +27,11 @@ from k2i_tasks.errors import (
 )
 from k2i_tasks.iceberg import files
 from k2i_tasks.iceberg.committer import Committer
+from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
 from k2i_tasks.iceberg.state import BATCHES_KEPT, state_key
 from k2i_tasks.journal import Journal
-from k2i_tasks.operations import STAGED_SECONDS_MAX, Operations, Origin
+from k2i_tasks.operations import Operations, Origin
 from k2i_tasks.types import (
     DeadLetter,
     OffsetRange,

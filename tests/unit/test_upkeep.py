@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -42,7 +42,7 @@ class Table:
         return Upkept(self.name, {"files": step})
 
     def plan(self, job: Job) -> Upkept:
-        return Upkept(self.name, {"files": len(self.script)}, planned=True)
+        return Upkept(self.name, {"files": len(self.script)})
 
 
 def maintenance_of(*tables: Any) -> Maintenance:
@@ -60,6 +60,28 @@ def test_an_attempt_that_failed_half_way_goes_on_where_it_ended() -> None:
     assert (rows.tries, letters.tries) == (2, 3)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_table_that_a_job_cannot_be_done_on_keeps_it_from_no_other(first: bool) -> None:
+    bad = Table("db.bad", *(ServiceError("it has equality deletes") for _ in range(3)))
+    good = Table("db.good")
+    found = maintenance_of(*((bad, good) if first else (good, bad)))
+    for turn in range(1, 4):
+        with pytest.raises(ServiceError):
+            found.run(Job.COMPACT)
+        assert (bad.tries, good.tries) == (turn, turn)
+
+
+def test_what_passes_is_tried_again_whatever_else_cannot_be_done() -> None:
+    bad = Table("db.bad", *(ServiceError("no right") for _ in range(3)))
+    away = Table("db.away", TransientError("away"))
+    found = maintenance_of(bad, away)
+    with pytest.raises(TransientError):
+        found.run(Job.COMPACT)
+    with pytest.raises(ServiceError):
+        found.run(Job.COMPACT)
+    assert away.tries == 2
+
+
 def test_a_table_that_is_not_there_yet_is_left_out() -> None:
     rows, letters = Table("db.t", 3), Table("db.l", 4)
     letters.there = False
@@ -70,17 +92,17 @@ def test_a_table_that_is_not_there_yet_is_left_out() -> None:
 
 
 class Rig:
-    """Upkeep over one table, with a job that is always due."""
+    """Upkeep over one table or more, with a job that is always due."""
 
-    def __init__(self, table: Any, *, budget_seconds: float = 30.0) -> None:
+    def __init__(self, *tables: Any, budget_seconds: float = 30.0) -> None:
         self.progress = Progress("t", "db.t", 1, SystemClock())
         self.metrics = Metrics()
         self.stopped: list[Callable[[], bool]] = []
         policy = RetryPolicy(initial_seconds=0.001, budget_seconds=budget_seconds)
 
-        def connect(stopped: Callable[[], bool]) -> list[Any]:
+        def connect(stopped: Callable[[], bool]) -> Sequence[Any]:
             self.stopped.append(stopped)
-            return [table]
+            return tables
 
         self.upkeep = Upkeep(
             Maintenance(connect),
@@ -165,3 +187,21 @@ def test_a_drain_ends_the_job_under_way_and_begins_no_other() -> None:
     rig.upkeep.tick()
     rig.upkeep.close(WAIT_SECONDS)
     assert table.tries == 1
+
+
+def test_a_table_that_never_comes_to_its_end_does_not_keep_the_other_from_later_runs() -> None:
+    good = Table("db.t")
+    bad = Table("db.l", *(TransientError("a file is damaged") for _ in range(1000)))
+    rig = Rig(good, bad, budget_seconds=0.0)
+    rig.upkeep.begin([P0])
+    rig.until(lambda: rig.runs("failed") >= 3)
+    rig.upkeep.close(WAIT_SECONDS)
+    assert good.tries >= 3
+
+
+def test_a_job_that_ends_with_the_run_is_counted() -> None:
+    rig = Rig(Table("db.t", 7))
+    rig.upkeep.begin([P0])
+    rig.upkeep.tick()
+    rig.upkeep.close(WAIT_SECONDS)
+    assert rig.metric("k2i_maintenance_done_total", job="compact", figure="files") == 7

@@ -19,6 +19,7 @@ from pyiceberg.manifest import ManifestEntry, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
+from k2i_tasks.clock import Clock
 from k2i_tasks.errors import (
     CommitConflictError,
     CommitStateUnknownError,
@@ -28,7 +29,7 @@ from k2i_tasks.errors import (
     TransientError,
 )
 from k2i_tasks.failpoints import hit
-from k2i_tasks.iceberg.data_files import discard
+from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX, discard, read_footer
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.maintenance.plan import CompactionOptions, Group, Join, plan_groups
 from k2i_tasks.iceberg.maintenance.replace import replace_files
@@ -67,12 +68,16 @@ class Compacted:
 
 @dataclass(slots=True)
 class _Work:
-    """A group between attempts: what is to be written, is written, was sent (id and parent)."""
+    """A group between attempts: what is to be written, is written, was sent (id and parent).
+
+    `at` is when the first of it was written, unix seconds.
+    """
 
     left: deque[Join]
     written: list[Joined] = field(default_factory=list)
     sent: list[tuple[int, int]] = field(default_factory=list)
     staged: bool = False
+    at: float = 0.0
 
 
 class Compaction:
@@ -85,6 +90,7 @@ class Compaction:
         options: what is joined.
         lane: held while a commit is built and sent.
         stopping: asked between units of work; when true, `run` commits what is written and ends.
+        clock: time; by it, files that were written long ago are looked for before their commit.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class Compaction:
         options: CompactionOptions,
         lane: AbstractContextManager[object],
         stopping: Callable[[], bool],
+        clock: Clock,
     ) -> None:
         self._catalog = catalog
         self._identifier = identifier
@@ -103,6 +110,7 @@ class Compaction:
         self._options = options
         self._lane = lane
         self._stopping = stopping
+        self._clock = clock
         self._survey = Survey(branch)
         self._works: deque[_Work] | None = None
         self._spec_id = 0
@@ -217,6 +225,7 @@ class Compaction:
             if joined is None:
                 self._give_up(1)
             else:
+                work.at = work.at or self._clock.unix()
                 work.written.append(joined)
                 self._survey.also(joined.staged.path)
             work.left.popleft()
@@ -294,6 +303,9 @@ class Compaction:
             for each in work.written
             if each.staged.spec_id not in table.specs() or not self._holds(each.sources, there)
         ]
+        if abs(self._clock.unix() - work.at) > STAGED_SECONDS_MAX:
+            # An orphan removal may have been here, in this process or another.
+            lost += [each for each in work.written if each not in lost and _is_gone(each, table)]
         if not lost:
             return
         work.written = [each for each in work.written if each not in lost]
@@ -304,7 +316,7 @@ class Compaction:
             log.warning("%d files of compaction stay: a commit's outcome is unknown", len(lost))
 
     def _give_up(self, joins: int) -> None:
-        log.info("%d joins of %s are given up: others changed their files", joins, self._name)
+        log.info("%d joins of %s are given up: others were at their files", joins, self._name)
         self._done = replace(self._done, given_up=self._done.given_up + joins)
 
     def _count(self, work: _Work) -> None:
@@ -330,6 +342,15 @@ class Compaction:
 
 def _is_untouched(work: _Work) -> bool:
     return not work.written
+
+
+def _is_gone(joined: Joined, table: Table) -> bool:
+    try:
+        read_footer(table.io, joined.staged)
+    except IntegrityError as error:
+        log.warning("compaction: %s", error.what)
+        return True
+    return False
 
 
 def _cannot_land(metadata: TableMetadata, branch: str, snapshot_id: int, parent: int) -> bool:

@@ -13,7 +13,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import PrivateAttr
 from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
@@ -249,6 +251,23 @@ class Expiry:
         return done
 
 
+class _SameTable(AssertTableUUID):
+    """The table, and no branch or tag at what is removed; to a REST catalog, the table alone.
+
+    There it is not in the protocol: a ref that is made between look and commit goes with its
+    snapshot, as with every client.
+    """
+
+    _removed: set[int] = PrivateAttr(default_factory=set)
+
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override]
+        super().validate(base_metadata)
+        refs = base_metadata.refs if base_metadata is not None else {}
+        made = [name for name, ref in refs.items() if ref.snapshot_id in self._removed]
+        if made:
+            raise CommitFailedException(f"{', '.join(made)} was set to a snapshot that expires")
+
+
 def _removal(
     metadata: TableMetadata, ids: set[int]
 ) -> tuple[tuple[TableRequirement, ...], tuple[TableUpdate, ...]]:
@@ -268,7 +287,9 @@ def _removal(
         for number in sorted(listed)
     ]
     removed = RemoveSnapshotsUpdate.model_validate({"snapshot-ids": sorted(ids)})
-    return (AssertTableUUID(uuid=metadata.table_uuid), *refs), (*statistics, removed)
+    same = _SameTable(uuid=metadata.table_uuid)
+    same._removed = ids
+    return (same, *refs), (*statistics, removed)
 
 
 def _split(metadata: TableMetadata, ids: set[int]) -> tuple[Reached, Reached]:

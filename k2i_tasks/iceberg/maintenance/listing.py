@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -71,8 +72,8 @@ def folder_at(files: FileIO, location: str) -> Folder:
 def walk(root: Folder, stopping: Callable[[], bool]) -> Iterator[Listed]:
     """Every file below `root` that is not hidden, and every empty folder. May block.
 
-    Holds one folder's entries at a time. What is gone when its turn comes is passed over; a `root`
-    that is not there has no files.
+    Holds one folder's entries at a time, and follows no symbolic link to a folder. What is gone
+    when its turn comes is passed over; a `root` that is not there has no files.
 
     Raises:
         ServiceError: a folder may not be listed.
@@ -91,6 +92,8 @@ def walk(root: Folder, stopping: Callable[[], bool]) -> Iterator[Listed]:
             if _is_hidden(entry.base_name):
                 continue
             if entry.type == FileType.Directory:
+                if root.is_local and os.path.islink(entry.path):
+                    continue  # whoever set it knows what else is there
                 waiting.append((entry.path, entry))
             elif entry.type == FileType.File:
                 yield Listed(entry.path, entry.size or 0, _modified(entry))

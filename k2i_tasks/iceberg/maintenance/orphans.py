@@ -18,7 +18,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from k2i_tasks.clock import Clock
-from k2i_tasks.errors import Component, IntegrityError, K2IError
+from k2i_tasks.errors import Component, IntegrityError, K2IError, ServiceError, TransientError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.maintenance.avro import File
@@ -177,8 +177,23 @@ class OrphanRemoval:
                     component=Component.ICEBERG,
                     remedy="Nothing was removed; run it again.",
                 )
-            search.compare_with(table)
+            try:
+                search.compare_with(table)
+            except ServiceError as error:
+                self._must_not_have_expired(table, error)
+                raise
             yield search
+
+    def _must_not_have_expired(self, table: Table, error: ServiceError) -> None:
+        """Whether a file is gone for good is only known while its snapshot is there."""
+        if not isinstance(error.__cause__, FileNotFoundError):
+            return
+        there = {one.snapshot_id for one in self._load().metadata.snapshots}
+        if any(one.snapshot_id not in there for one in table.metadata.snapshots):
+            raise TransientError(
+                f"Snapshots of {self._name} were expired while they were read.",
+                component=Component.ICEBERG,
+            ) from error
 
     @property
     def _name(self) -> str:

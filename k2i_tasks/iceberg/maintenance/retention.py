@@ -23,7 +23,7 @@ from pyiceberg.table.refs import SnapshotRef, SnapshotRefType
 from pyiceberg.table.snapshots import Snapshot
 
 from k2i_tasks.errors import ConfigError
-from k2i_tasks.iceberg.state import _is_state
+from k2i_tasks.iceberg.state import is_state
 
 MAX_AGE = "history.expire.max-snapshot-age-ms"
 MIN_KEPT = "history.expire.min-snapshots-to-keep"
@@ -144,7 +144,7 @@ def _states_reach(history: Sequence[Snapshot]) -> int:
     seen: set[str] = set()
     reach = 0
     for number, snapshot in enumerate(history, 1):
-        mine = {key for key in _summary(snapshot) if _is_state(key)}
+        mine = {key for key in _summary(snapshot) if is_state(key)}
         if mine - seen:
             seen |= mine
             reach = number

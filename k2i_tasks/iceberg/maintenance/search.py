@@ -8,14 +8,12 @@ could otherwise make every file of the table look like an orphan.
 from __future__ import annotations
 
 import gzip
-import heapq
 import json
 import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -27,18 +25,18 @@ from pyiceberg.table.metadata import TableMetadata
 
 from k2i_tasks.errors import Component, ConfigError, IntegrityError, ServiceError
 from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.maintenance.interruption import go_on
 from k2i_tasks.iceberg.maintenance.listing import Folder, Listed, folder_at, walk
 from k2i_tasks.iceberg.maintenance.reachable import names_reached, plain
 
 log = logging.getLogger(__name__)
 
-#: Of the newest metadata files that the table does not name, so many are looked into.
-_LOOKED_INTO = 20
-#: And so many of the folder's newest are noted until it is known which the table names.
-_NOTED = 5_000
-#: The list of old files goes to a temporary file beyond this.
+#: So much of a metadata file is read at first; the table's id stands near its beginning.
+_HEAD_BYTES = 4 << 10
+#: The list of files goes to a temporary file beyond this.
 _SPOOL_BYTES = 16 << 20
 _METADATA_FILE = re.compile(r"\.metadata\.json(\.gz)?$")
+_UUID = re.compile(rb'"table-uuid"\s*:\s*"([^"]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,11 @@ class Place:
 
 
 def places_of(table: Table) -> list[Place]:
-    """The folders that hold the table's files, none inside another.
+    """The folders that hold the table's files and no other table's, none inside another.
+
+    Left out is a folder outside of the table's location that does not say by its path that it is
+    this table's alone: with Iceberg's object store layout tables share one, and metadata that would
+    tell is elsewhere.
 
     Raises:
         ConfigError: one of them holds the whole table and so perhaps other tables, or PyArrow does
@@ -66,9 +68,20 @@ def places_of(table: Table) -> list[Place]:
                 f"The table's {kind} folder is {at}, and the table is inside it.",
                 remedy=f"Set the table's property {key} to a folder that is this table's alone.",
             )
+        if not _is_below(at, location) and not _names_table(at, table):
+            log.warning(
+                "%s is not searched for orphan files: other tables may have theirs there too.", at
+            )
+            continue
         if not any(_is_below(at, other.location) for other in found):
             found.append(Place(at, folder_at(table.io, at)))
     return found
+
+
+def _names_table(folder: str, table: Table) -> bool:
+    """Whether a part of the path is the table's name, or the last of the table's location."""
+    names = {table.name()[-1], plain(table.location()).rstrip("/").rpartition("/")[2]}
+    return not names.isdisjoint(plain(folder).split("/"))
 
 
 def _is_below(location: str, folder: str) -> bool:
@@ -92,13 +105,12 @@ class Search:
         self.listed = 0
         self._before = before
         self._stopping = stopping
-        self._old = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, "w+", encoding="utf-8")  # noqa: SIM115
-        #: The newest metadata files: when, place, path.
-        self._metadata: list[tuple[float, int, str]] = []
+        #: Old files, and metadata files of any age.
+        self._noted = tempfile.SpooledTemporaryFile(_SPOOL_BYTES, "w+", encoding="utf-8")  # noqa: SIM115
         self._names: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def close(self) -> None:
-        self._old.close()
+        self._noted.close()
 
     def list_files(self) -> None:
         """Notes all old files. May block.
@@ -111,11 +123,9 @@ class Search:
         for number, place in enumerate(self.places):
             for one in walk(place.folder, self._stopping):
                 self.listed += not one.is_folder
-                if _METADATA_FILE.search(one.name):
-                    _note(self._metadata, (one.modified, number, one.path))
-                if one.modified < self._before:
+                if one.modified < self._before or _METADATA_FILE.search(one.name):
                     entry = [number, one.path, one.bytes, one.modified, one.is_folder]
-                    self._old.write(json.dumps(entry) + "\n")
+                    self._noted.write(json.dumps(entry) + "\n")
 
     def compare_with(self, table: Table) -> None:
         """Reads what the table refers to. The table was loaded after the listing. May block.
@@ -128,19 +138,27 @@ class Search:
         """
         known = _hashes_of(table.metadata, table.io, table.metadata_location, self._stopping)
         self._names = np.unique(known)
-        newest = sorted(self._metadata, reverse=True)
-        unknown = [one for one in newest if not self._is_named(one[2].rpartition("/")[2])]
-        for _, number, path in unknown[:_LOOKED_INTO]:
-            uuid = _uuid_in(self.places[number].folder.store, path)
-            if uuid not in (None, str(table.metadata.table_uuid)):
+        mine = str(table.metadata.table_uuid)
+        spared: list[int] = []
+        # All of them: another table's newest may be older than many of this one's failed commits.
+        for number, one in self._lines():
+            if one.is_folder or not _METADATA_FILE.search(one.name) or self._is_named(one.name):
+                continue
+            go_on(self._stopping)
+            store = self.places[number].folder.store
+            uuid = _uuid_in(store, one.path)
+            if uuid in (None, mine):
+                continue
+            spared.append(hash(one.name))
+            if _has_snapshots(store, one.path):
                 raise IntegrityError(
-                    f"{path} is metadata of another table, {uuid}, in the folder of "
-                    f"{'.'.join(table.name())}, {table.metadata.table_uuid}: whose the files are "
-                    "cannot be told.",
+                    f"{one.path} is metadata of another table, {uuid}, in the folder of "
+                    f"{'.'.join(table.name())}, {mine}: whose the files are cannot be told.",
                     component=Component.ICEBERG,
                     remedy="If that table was dropped, delete its metadata.json files there; else "
                     "give each table a folder of its own.",
                 )
+        self._names = np.union1d(self._names, np.array(spared, dtype=np.int64))
 
     def orphans(self, number: int) -> Iterator[Listed]:
         """Old files and empty folders of a place that nothing refers to, and that are not hidden.
@@ -148,12 +166,18 @@ class Search:
         Args:
             number: of the place, from 0 on.
         """
-        self._old.seek(0)
-        for line in self._old:
-            place, *fields = json.loads(line)
-            one = Listed(*fields)
-            if place == number and (one.is_folder or not self._is_named(one.name)):
+        for place, one in self._lines():
+            if place != number or one.modified >= self._before:
+                continue
+            if one.is_folder or not self._is_named(one.name):
                 yield one
+
+    def _lines(self) -> Iterator[tuple[int, Listed]]:
+        """What was noted, each with the number of its place."""
+        self._noted.seek(0)
+        for line in self._noted:
+            number, *fields = json.loads(line)
+            yield number, Listed(*fields)
 
     def _is_named(self, name: str) -> bool:
         for hashed in {hash(name), hash(unquote(name))}:
@@ -161,13 +185,6 @@ class Search:
             if at < len(self._names) and self._names[at] == hashed:
                 return True
         return False
-
-
-def _note(newest: list[tuple[float, int, str]], one: tuple[float, int, str]) -> None:
-    if len(newest) < _NOTED:
-        heapq.heappush(newest, one)
-    else:
-        heapq.heappushpop(newest, one)
 
 
 def _hashes_of(
@@ -190,19 +207,35 @@ def _hashes_of(
     return np.fromiter(hashes(), dtype=np.int64)
 
 
+def _has_snapshots(store: FileSystem, path: str) -> bool:
+    """Whether the table of a whole metadata file may have files.
+
+    Who loses a race to create a table leaves the metadata of one that has none.
+    """
+    with translated(f"reading {path}"), store.open_input_file(path) as stream:
+        data = stream.read()
+    try:
+        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        return bool(json.loads(text).get("snapshots"))
+    except (ValueError, OSError, EOFError):
+        return True
+
+
 def _uuid_in(store: FileSystem, path: str) -> str | None:
     """The id of the table that a metadata file is of; None if it does not tell any more."""
     try:
         with translated(f"reading {path}"), store.open_input_file(path) as stream:
-            data = stream.read()
+            data = stream.read(_HEAD_BYTES)
+            if found := _UUID.search(data):
+                return found[1].decode()
+            data += stream.read()
     except ServiceError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None  # its own table has removed it meanwhile
         raise
     try:
         text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        found: Any = json.loads(text)
-        return str(found["table-uuid"])
+        return str(json.loads(text)["table-uuid"])
     except (ValueError, KeyError, TypeError, OSError, EOFError):
         log.warning("%s is no whole metadata file: what wrote it was killed.", path)
         return None

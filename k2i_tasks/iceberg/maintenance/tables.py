@@ -11,7 +11,7 @@ from pyiceberg.catalog import Catalog
 
 from k2i_tasks.clock import Clock
 from k2i_tasks.config import Config
-from k2i_tasks.errors import Component, ServiceError
+from k2i_tasks.errors import CommitStateUnknownError, Component, ServiceError, TransientError
 from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.maintenance.compaction import Compaction, CompactionOptions, Group
 from k2i_tasks.iceberg.maintenance.expiry import Expiry
@@ -71,8 +71,8 @@ class TableUpkeep:
     def plan(self, job: Job) -> Upkept:
         """What `run` would do; changes nothing."""
         if job is Job.COMPACT:
-            return Upkept(self.name, _planned(self._compaction().plan()), planned=True)
-        return Upkept(self.name, _figures(self._made(job).plan()), planned=True)
+            return Upkept(self.name, _planned(self._compaction().plan()))
+        return Upkept(self.name, _figures(self._made(job).plan()))
 
     def run(self, job: Job) -> Upkept:
         """One attempt; after a transient failure the next goes on where it ended.
@@ -82,11 +82,22 @@ class TableUpkeep:
             TransientError: catalog or store is away.
             CommitStateUnknownError: sent, outcome unknown.
         """
-        worker = self._workers.setdefault(job, self._made(job))
-        done = Upkept(self.name, _figures(worker.run()))
-        if job is not Job.EXPIRE:  # which keeps the files that readers may still need
-            del self._workers[job]
+        if job not in self._workers:
+            self._workers[job] = self._made(job)
+        try:
+            done = Upkept(self.name, _figures(self._workers[job].run()))
+        except (TransientError, CommitStateUnknownError):
+            raise
+        except BaseException:
+            self._over(job)
+            raise
+        self._over(job)
         return done
+
+    def _over(self, job: Job) -> None:
+        """The next run of `job` begins anew; only expiry knows of files that are to go later."""
+        if job is not Job.EXPIRE:
+            del self._workers[job]
 
     def _made(self, job: Job) -> _Worker:
         if job is Job.COMPACT:
@@ -116,6 +127,7 @@ class TableUpkeep:
             options=options,
             lane=self._lane,
             stopping=self._stopping,
+            clock=self._clock,
         )
 
     def _expiry(self) -> Expiry:
