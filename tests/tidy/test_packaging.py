@@ -14,7 +14,7 @@ import pytest
 import k2i_tasks
 from tests.tidy.source import PROGRAM, ROOT, imports, python_files
 
-OURS = {"k2i_tasks", "flows", "tests"}
+OURS = {"k2i_tasks", "flows", "tests", "benchmarks"}
 LOCKS = ("requirements.txt", "requirements-dev.txt")
 
 
