@@ -58,14 +58,15 @@ def commits(report: dict[str, Any], path: Path) -> None:
         report: as `commits` writes it.
         path: of the picture; its ending says which kind.
     """
-    picture = Figure(figsize=(11, 3.2), layout="constrained")
+    picture = Figure(figsize=(13, 3.2), layout="constrained")
     parts = (
         ("commit, ms", (("p50_seconds", "P50", "-"), ("p99_seconds", "P99", ":")), 1e3),
+        ("CPU of a commit, ms", (("p50_cpu_seconds", "P50", "-"),), 1e3),
         ("metadata folder, MB", (("metadata_bytes", "", "-"),), 1e-6),
         ("files in it", (("metadata_files", "", "-"),), 1.0),
     )
     kinds = (("with", "upkeep as by default", OURS), ("without", "no upkeep", OTHERS))
-    for axes, (title, lines, factor) in zip(picture.subplots(1, 3), parts, strict=True):
+    for axes, (title, lines, factor) in zip(picture.subplots(1, 4), parts, strict=True):
         for name, text, colour in kinds:
             looks = report["tables"].get(name, {"looks": []})["looks"]
             counts = [look["commits"] for look in looks]
