@@ -5,14 +5,32 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import compare, ingest, profile, recovery, start, verify
+from benchmarks import (
+    commits,
+    compare,
+    demo,
+    freshness,
+    ingest,
+    latency,
+    profile,
+    recovery,
+    start,
+    verify,
+)
 
 BENCHMARKS = {
+    "commits": ("what a commit takes the longer the history, with upkeep and without", commits),
     "compare": ("ours and other engines on one topic, in turn, in one run", compare),
+    "demo": ("from `python flows/ingest.py` to the first record and the first rows", demo),
+    "freshness": (
+        "the age of the newest row that an outsider sees, while maintenance runs",
+        freshness,
+    ),
     "ingest": ("typed JSON of a real broker into a REST catalog, killed on the way", ingest),
+    "latency": ("from a sealed batch to its snapshot, and where the time goes", latency),
     "profile": ("where the CPU of an ingestion goes, stage by stage", profile),
     "recovery": ("the start after a crash, on tables with 100 and 1000 snapshots", recovery),
-    "start": ("from `python flows/ingest.py` to the first record and the first rows", start),
+    "start": ("from `k2i ingest` on a table that exists to the first record", start),
     "verify": ("`k2i verify` of a table of ten million rows", verify),
 }
 

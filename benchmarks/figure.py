@@ -81,3 +81,38 @@ def profiled(report: dict[str, Any], stages: Mapping[str, str], path: Path) -> N
     axes.spines[["top", "right"]].set_visible(False)
     picture.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     picture.savefig(path, dpi=150)
+
+
+def commits(report: dict[str, Any], path: Path) -> None:
+    """Draws a report of `commits`: commit time and metadata over the number of commits.
+
+    Args:
+        report: as `commits` writes it.
+        path: of the picture; its ending says which kind.
+    """
+    picture = Figure(figsize=(13, 3.2), layout="constrained")
+    parts = (
+        ("commit, ms", (("p50_seconds", "P50", "-"), ("p99_seconds", "P99", ":")), 1e3),
+        ("CPU of a commit, ms", (("p50_cpu_seconds", "P50", "-"),), 1e3),
+        ("metadata folder, MB", (("metadata_bytes", "", "-"),), 1e-6),
+        ("files in it", (("metadata_files", "", "-"),), 1.0),
+    )
+    kinds = (("with", "upkeep as by default", OURS), ("without", "no upkeep", OTHERS))
+    for axes, (title, lines, factor) in zip(picture.subplots(1, 4), parts, strict=True):
+        for name, text, colour in kinds:
+            looks = report["tables"].get(name, {"looks": []})["looks"]
+            counts = [look["commits"] for look in looks]
+            for figure, what, style in lines:
+                values = [look[figure] * factor for look in looks]
+                axes.plot(counts, values, style, color=colour, label=f"{text} {what}".strip())
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("commits", fontsize=8)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, frameon=False)
+    every = f"{report['commit_every_seconds']:g} s"
+    picture.suptitle(f"Commits of {report['rows']} rows, one every {every}", fontsize=10)
+    picture.savefig(path, dpi=150)

@@ -107,7 +107,7 @@ def _measured(
     }
     if last is not None:
         report["last_run"] = {k: v for k, v in asdict(last).items() if k != "output"}
-        report["last_run_summary"] = _summary(last.output)
+        report["last_run_summary"] = summary_of(last.output)
     return report
 
 
@@ -177,7 +177,7 @@ def _verdict(program: Program, messages: int) -> dict[str, Any]:
     }
 
 
-def _summary(output: str) -> dict[str, str]:
+def summary_of(output: str) -> dict[str, str]:
     """The lines of the program's own summary."""
     found = re.findall(r"^(consumed|committed|flush|commit|dead letters): (.*)$", output, re.M)
     return dict(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ NAMES = ("kafka", "iceberg-rest")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """A broker and a catalog that run.
+    """A broker and a catalog.
 
     Args:
-        kafka: the broker.
+        kafka: the broker; runs if it was asked for.
         catalog: the REST catalog, its warehouse in a local folder.
     """
 
@@ -36,11 +36,11 @@ class Services:
 
 
 @contextmanager
-def services(home: Path) -> Iterator[Services]:
-    """Both, running while inside, with data below `home`."""
+def services(home: Path, names: Sequence[str] = NAMES) -> Iterator[Services]:
+    """Those of `NAMES` that are asked for, running while inside, with data below `home`."""
     running = build(Settings(home / "stack", default_cache()))
     try:
-        for name in NAMES:
+        for name in names:
             for role in running[name].ports:
                 key = f"{name}.{role}" if role else name
                 running[name].settings.ports.setdefault(key, free_port())
@@ -49,5 +49,5 @@ def services(home: Path) -> Iterator[Services]:
         catalog = CatalogAt(client["ICEBERG_REST_URI"], client["ICEBERG_REST_WAREHOUSE"])
         yield Services(cast(Kafka, running["kafka"]), catalog)
     finally:
-        for name in NAMES:
+        for name in names:
             running[name].down()

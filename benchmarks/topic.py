@@ -94,10 +94,11 @@ def fill(bootstrap: str, messages: int, seed: int = 7) -> Topic:
                 producer.poll(0.1)
     if producer.flush(120):
         raise RuntimeError(f"not all of {messages} events were delivered to {name}")
-    return Topic(bootstrap, name, messages, size / messages, _sums(pool, messages))
+    return Topic(bootstrap, name, messages, size / messages, sums_of(pool, messages))
 
 
-def _sums(pool: OrderPool, messages: int) -> dict[str, int]:
+def sums_of(pool: OrderPool, messages: int) -> dict[str, int]:
+    """What `SUMS` must come to over the first `messages` events of a pool of `POOL`."""
     total = dict.fromkeys(SUMS, 0)
     for number, (_key, value) in enumerate(pool.events(0, min(POOL, messages), 0.0)):
         often = (messages - number - 1) // POOL + 1

@@ -28,6 +28,7 @@ from k2i_tasks.cli_options import (
     shared_of,
     table_config,
 )
+from k2i_tasks.collector import postponed
 from k2i_tasks.errors import EXIT_CODES, Component
 
 app = typer.Typer(
@@ -154,8 +155,9 @@ def ingest(
         "prefect.enabled": False if no_prefect else None,
     }
     found = loaded(shared.config_path, overrides)
-    from k2i_tasks.ingest import IngestOptions, query_command, run_ingest
-    from k2i_tasks.tracking_choice import choose_tracking
+    with postponed():
+        from k2i_tasks.ingest import IngestOptions, query_command, run_ingest
+        from k2i_tasks.tracking_choice import choose_tracking
 
     tracking = choose_tracking(found, os.environ)
     table = f"{found.iceberg.database_name}.{found.iceberg.table_name}"

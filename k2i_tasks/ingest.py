@@ -22,7 +22,7 @@ from rich.console import Console
 
 from k2i_tasks import logs
 from k2i_tasks.cli_options import say
-from k2i_tasks.collector import relaxed
+from k2i_tasks.collector import postponed, relaxed
 from k2i_tasks.config import Config
 from k2i_tasks.errors import EXIT_SIGNAL, Component, K2IError, ServiceError
 from k2i_tasks.metrics import Metrics
@@ -156,7 +156,8 @@ def _hosted(
     live: bool,
     stack: ExitStack,
 ) -> Status:
-    from k2i_tasks.wiring import build_runner, embedded
+    with postponed():
+        from k2i_tasks.wiring import build_runner, embedded
 
     metrics = Metrics()
     holder: list[Runner] = []

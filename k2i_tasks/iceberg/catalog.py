@@ -8,19 +8,20 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.io import load_file_io
+from pyiceberg.io import FileIO, load_file_io
 from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table.metadata import TableMetadata
 from requests import Session
 
 from k2i_tasks.config.model_iceberg import Iceberg
 from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
 from k2i_tasks.iceberg.errors import commit_outcome, translated, without_secrets
-from k2i_tasks.iceberg.files import make_folder
+from k2i_tasks.iceberg.files import make_folder, remove
 from k2i_tasks.iceberg.names import identifier_of
 from k2i_tasks.iceberg.reading import keep_nulls
 from k2i_tasks.iceberg.schema import must_suit
@@ -37,6 +38,22 @@ class TimedRestCatalog(RestCatalog):
         super()._config_headers(session)
         limited = functools.partial(session.request, timeout=float(self.properties[_TIMEOUT]))
         session.request = limited  # type: ignore[method-assign]
+
+    @staticmethod
+    def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
+        # The catalog deletes them itself, as a rule: each commit would warn that one is not there.
+        forgiving = cast(FileIO, _Forgiving(io))
+        RestCatalog._delete_old_metadata(forgiving, base, metadata)
+
+
+class _Forgiving:
+    """Deletes what may have been deleted already."""
+
+    def __init__(self, io: FileIO) -> None:
+        self._io = io
+
+    def delete(self, location: str) -> None:
+        remove(self._io, location)
 
 
 def open_catalog(iceberg: Iceberg, secrets: Mapping[str, str]) -> Catalog:

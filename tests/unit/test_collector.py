@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from k2i_tasks.collector import THRESHOLDS, relaxed
+from k2i_tasks.collector import THRESHOLDS, postponed, relaxed
 
 
 def test_a_poll_of_messages_does_not_start_it() -> None:
@@ -50,3 +50,21 @@ def test_cycles_are_still_found_in_the_end() -> None:
             loop: list[object] = []
             loop.append(loop)
         assert gc.get_count()[0] < THRESHOLDS[0]
+
+
+def test_what_is_made_meanwhile_is_not_looked_through_then_or_later() -> None:
+    rounds: list[str] = []
+
+    def noted(phase: str, _info: dict[str, int]) -> None:
+        rounds.append(phase)
+
+    gc.callbacks.append(noted)
+    try:
+        with postponed():
+            kept = [[number] for number in range(20_000)]
+            assert not rounds
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= len(kept)
+    finally:
+        gc.callbacks.remove(noted)
+        gc.unfreeze()

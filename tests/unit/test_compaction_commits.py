@@ -383,23 +383,3 @@ def test_files_of_a_job_that_is_abandoned_are_removed(tmp_path: Path, by: Commit
     job.abandon()
     assert unused(tmp_path) == set()
     assert job.run() == Compacted()
-
-
-def test_the_lane_is_held_while_a_commit_is_built_and_no_longer(
-    tmp_path: Path, by: Committer
-) -> None:
-    lane, held = threading.Lock(), {}
-    job = Compaction(
-        open_catalog(tmp_path),
-        NAME,
-        branch="main",
-        options=ALL,
-        lane=lane,
-        stopping=lambda: False,
-        clock=SystemClock(),
-    )
-    note = lambda name: held.update({name: lane.locked()})  # noqa: E731
-    with armed("compact.send.before", note):
-        job.run()
-    assert held == {"compact.send.before": True}
-    assert not lane.locked()
