@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.table import Table
 from pyiceberg.types import StringType
 
@@ -61,13 +61,16 @@ def table_of(program: Program) -> Table:
 
 
 def insistently(change: Callable[[], object]) -> None:
-    """A commit as other programs make them: again, on a fresh table, if ours came first."""
+    """A commit as other programs make them: again, on a fresh table, if ours came first.
+
+    PyIceberg tells that in two ways: by the catalog's answer, and by its own look before a retry.
+    """
     deadline = time.monotonic() + 60
     while True:
         try:
             change()
             return
-        except CommitFailedException:
+        except (CommitFailedException, ValidationException):
             if time.monotonic() > deadline:
                 raise
 
