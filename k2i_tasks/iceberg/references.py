@@ -1,20 +1,19 @@
 """Which files a table refers to: looked up before any file is deleted, and kept by each append.
 
-A manifest list that is cut behind its header, or garbled there, is read as an empty one, without an
-error. An append would then carry no file on, and a staged file seem to be referred to by nobody.
+PyIceberg reads a manifest list that is cut behind its header, or garbled there, as an empty one,
+without an error. An append would then carry no file on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update.snapshot import _FastAppendFiles
 
-from k2i_tasks.errors import Component, TransientError
-from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.avro import manifests_of, must_list_files, named_files
 
 
 def keep_all(producer: _FastAppendFiles, parent: Snapshot | None) -> None:
@@ -35,36 +34,17 @@ def keep_all(producer: _FastAppendFiles, parent: Snapshot | None) -> None:
     producer._existing_manifests = checked  # type: ignore[method-assign]
 
 
-def must_list_files(snapshot: Snapshot, manifests: Sequence[object]) -> None:
-    """Checks that manifests were read of a snapshot that has files.
+def unreferenced(table: Table, paths: Iterable[str]) -> set[str]:
+    """Those of `paths` that no snapshot of `table` names. Reads manifests; may block.
 
     Raises:
-        TransientError: none were.
+        TransientError: the store is away, or a list or a manifest was not read whole.
     """
-    summary = snapshot.summary.additional_properties if snapshot.summary is not None else {}
-    files = int(summary.get("total-data-files") or 0)
-    if files and not manifests:
-        raise TransientError(
-            f"The manifest list of snapshot {snapshot.snapshot_id} was read as empty, and the "
-            f"snapshot has {files} data files.",
-            component=Component.STORAGE,
-            remedy="Another answer than the file came from the store, or the file is damaged: "
-            f"{snapshot.manifest_list}.",
-        )
-
-
-def unreferenced(table: Table, paths: Iterable[str]) -> set[str]:
-    """Those of `paths` that no snapshot of `table` refers to. Reads manifests; may block."""
     left = set(paths)
     seen: set[str] = set()
-    with translated("reading the manifests of " + ".".join(table.name())):
-        for snapshot in reversed(table.metadata.snapshots):
-            manifests = snapshot.manifests(table.io)
-            must_list_files(snapshot, manifests)
-            for manifest in manifests:
-                if not left or manifest.manifest_path in seen:
-                    continue
-                seen.add(manifest.manifest_path)
-                for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False):
-                    left.discard(entry.data_file.file_path)
+    for snapshot in reversed(table.metadata.snapshots):
+        for manifest in manifests_of(table.io, snapshot):
+            if left and manifest.path not in seen:
+                seen.add(manifest.path)
+                left -= named_files(table.io, manifest)
     return left

@@ -76,6 +76,20 @@ def test_a_file_is_not_free_because_a_list_came_without_its_entries(
     assert unreferenced(table, [staged.path]) == set()
 
 
+def test_a_file_is_not_free_because_its_manifest_came_without_its_entries(
+    filled: tuple[Table, StagedFile],
+) -> None:
+    table, staged = filled
+    (manifest,) = joining.head(table).manifests(table.io)
+    path = Path(manifest.manifest_path.removeprefix("file://"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(whole[-SYNC_BYTES:]) + SYNC_BYTES])
+    with pytest.raises(TransientError, match="0 live files of 1"):
+        unreferenced(table, [staged.path])
+    path.write_bytes(whole)
+    assert unreferenced(table, [staged.path]) == set()
+
+
 def test_a_commit_waits_for_the_whole_list(tmp_path: Path) -> None:
     schema = pa.schema([("n", pa.int64())])
     create_table(rows.open_catalog(tmp_path), rows.NAME, schema, rows.config(tmp_path))

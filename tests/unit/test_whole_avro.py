@@ -9,7 +9,7 @@ from pyiceberg.manifest import write_manifest_list
 from pyiceberg.table import Table
 
 from k2i_tasks.errors import K2IError, TransientError
-from k2i_tasks.iceberg.maintenance.avro import File, live_files, manifests_of
+from k2i_tasks.iceberg.avro import File, live_files, manifests_of
 from tests.upkeep import new_table, numbers, reached, rewritten
 
 

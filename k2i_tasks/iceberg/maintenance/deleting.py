@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from k2i_tasks.errors import K2IError
+from k2i_tasks.iceberg.avro import File
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.maintenance.avro import File
 
 log = logging.getLogger(__name__)
 

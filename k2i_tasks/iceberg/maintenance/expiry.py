@@ -30,9 +30,9 @@ from pyiceberg.table.update import (
 
 from k2i_tasks.clock import Clock
 from k2i_tasks.failpoints import hit
+from k2i_tasks.iceberg.avro import File
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.files import local_path, remove
-from k2i_tasks.iceberg.maintenance.avro import File
 from k2i_tasks.iceberg.maintenance.deleting import THREADS, Deleted, delete_all
 from k2i_tasks.iceberg.maintenance.interruption import Interrupted
 from k2i_tasks.iceberg.maintenance.reachable import (

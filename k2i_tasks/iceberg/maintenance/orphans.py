@@ -20,8 +20,8 @@ from pyiceberg.table import Table
 from k2i_tasks.clock import Clock
 from k2i_tasks.errors import Component, IntegrityError, K2IError, ServiceError, TransientError
 from k2i_tasks.failpoints import hit
+from k2i_tasks.iceberg.avro import File
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.maintenance.avro import File
 from k2i_tasks.iceberg.maintenance.deleting import THREADS, Deleted, delete_all
 from k2i_tasks.iceberg.maintenance.interruption import Interrupted
 from k2i_tasks.iceberg.maintenance.search import Search, places_of

@@ -20,7 +20,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 
 from k2i_tasks.errors import ServiceError
-from k2i_tasks.iceberg.maintenance.avro import File, Manifest, live_files, manifests_of
+from k2i_tasks.iceberg.avro import File, Manifest, live_files, manifests_of
 from k2i_tasks.iceberg.maintenance.interruption import go_on
 
 log = logging.getLogger(__name__)

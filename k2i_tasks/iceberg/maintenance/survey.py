@@ -24,8 +24,8 @@ from pyiceberg.table.delete_file_index import DeleteFileIndex
 from pyiceberg.typedef import Record
 
 from k2i_tasks.errors import Component, ServiceError, TransientError
+from k2i_tasks.iceberg.avro import must_list_files
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.references import must_list_files
 
 #: Manifests that are read at the same time.
 READERS = 4

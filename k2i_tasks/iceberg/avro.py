@@ -8,6 +8,7 @@ count of live files.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -32,7 +33,6 @@ from pyiceberg.table.snapshots import Snapshot
 
 from k2i_tasks.errors import Component, TransientError
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.references import must_list_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,24 @@ def manifests_of(files: FileIO, snapshot: Snapshot) -> tuple[Manifest, ...]:
     return tuple(found)
 
 
+def must_list_files(snapshot: Snapshot, manifests: Sequence[object]) -> None:
+    """Checks that manifests were read of a snapshot that has files.
+
+    Raises:
+        TransientError: none were.
+    """
+    summary = snapshot.summary.additional_properties if snapshot.summary is not None else {}
+    files = int(summary.get("total-data-files") or 0)
+    if files and not manifests:
+        raise TransientError(
+            f"The manifest list of snapshot {snapshot.snapshot_id} was read as empty, and the "
+            f"snapshot has {files} data files.",
+            component=Component.STORAGE,
+            remedy="Another answer than the file came from the store, or the file is damaged: "
+            f"{snapshot.manifest_list}.",
+        )
+
+
 def live_files(files: FileIO, manifest: Manifest) -> tuple[File, ...]:
     """The data or delete files that are live in a manifest. May block.
 
@@ -105,17 +123,35 @@ def live_files(files: FileIO, manifest: Manifest) -> tuple[File, ...]:
         ServiceError: it is not there (its cause is `FileNotFoundError`), or not readable.
         TransientError: the store is away; or the manifest came cut, garbled or short.
     """
+    return tuple(
+        File(entry.data_file.file_path, entry.data_file.file_size_in_bytes)
+        for entry in _entries(files, manifest)
+        if _is_live(entry)
+    )
+
+
+def named_files(files: FileIO, manifest: Manifest) -> set[str]:
+    """Paths of all files that a manifest names, those that it says are deleted too. May block.
+
+    Raises:
+        as `live_files`.
+    """
+    return {entry.data_file.file_path for entry in _entries(files, manifest)}
+
+
+def _entries(files: FileIO, manifest: Manifest) -> list[ManifestEntry]:
     schema = MANIFEST_ENTRY_SCHEMAS[DEFAULT_READ_VERSION]
     types = {-1: ManifestEntry, 2: DataFile}
     enums = {0: ManifestEntryStatus, 101: FileFormat, 134: DataFileContent}
-    found = tuple(
-        File(entry.data_file.file_path, entry.data_file.file_size_in_bytes)
-        for entry in _records(files, manifest.path, schema, types, enums)
-        if entry.status != ManifestEntryStatus.DELETED
-    )
-    if manifest.live is not None and len(found) != manifest.live:
-        raise _short(manifest.path, f"has {len(found)} live files of {manifest.live}")
+    found = _records(files, manifest.path, schema, types, enums)
+    live = sum(map(_is_live, found))
+    if manifest.live is not None and live != manifest.live:
+        raise _short(manifest.path, f"has {live} live files of {manifest.live}")
     return found
+
+
+def _is_live(entry: ManifestEntry) -> bool:
+    return bool(entry.status != ManifestEntryStatus.DELETED)
 
 
 def _records(
