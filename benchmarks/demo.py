@@ -17,16 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+from benchmarks.health import PATIENCE_SECONDS, awaited, killed_at_last
 from tests.stack.programs import free_port
 
 FLOW = Path(__file__).resolve().parent.parent / "flows" / "ingest.py"
-#: Longest that one start may take, in seconds.
-PATIENCE_SECONDS = 120.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,33 +59,14 @@ def _one(words: list[str]) -> dict[str, float]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        try:
-            report = _first_commit(process, port)
+        with killed_at_last(process):
+            report = awaited(process, port, lambda told: told.get("last_commit"), "commit")
             committed = time.time()
             process.send_signal(signal.SIGINT)
             code = process.wait(PATIENCE_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
     if code != 0:
         raise RuntimeError(f"the demo ended with {code}")
     return {
         "first_record_seconds": round(report["first_record_at"] - began, 3),
         "first_commit_seconds": round(committed - began, 3),
     }
-
-
-def _first_commit(process: subprocess.Popen[bytes], port: int) -> dict[str, Any]:
-    """The first health report with a commit in it."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                report: dict[str, Any] = json.load(answer)
-        except (urllib.error.URLError, ConnectionError):
-            report = {}
-        if report.get("last_commit"):
-            return report
-        time.sleep(0.01)
-    raise RuntimeError(f"no commit within {PATIENCE_SECONDS:.0f} s, exit code {process.poll()}")

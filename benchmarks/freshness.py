@@ -26,6 +26,7 @@ from confluent_kafka import Producer
 
 from benchmarks import report
 from benchmarks import topic as topics
+from benchmarks.health import killed_at_last
 from benchmarks.ingest import summary_of
 from benchmarks.meter import cpu_seconds
 from benchmarks.services import Services, services
@@ -169,7 +170,7 @@ def _measured(home: Path, running: Services, chosen: argparse.Namespace) -> dict
     producer = Steady(running.bootstrap, topic, chosen.rate)
     with (home / "output.log").open("w", encoding="utf-8") as log:
         process = program.start(stdout=log)
-        try:
+        with killed_at_last(process):
             view = _View(program, topic)
             producer.start()
             # What waited for the program to start, and for its table to be made, is worked off.
@@ -183,10 +184,6 @@ def _measured(home: Path, running: Services, chosen: argparse.Namespace) -> dict
             cpu = cpu_seconds(process.pid)
             process.send_signal(signal.SIGINT)
             code = process.wait(PATIENCE_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
     output = (home / "output.log").read_text("utf-8", errors="replace")
     if code != 0:
         raise StoppedError(f"the program ended with {code}\n{output[-4000:]}")

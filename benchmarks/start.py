@@ -9,21 +9,19 @@ slower: shares, not seconds to be added up). DuckDB compares the table with the 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from benchmarks.health import PATIENCE_SECONDS, awaited, killed_at_last
 from benchmarks.meter import cpu_seconds
 from benchmarks.services import services
 from tests.program import Program
@@ -32,8 +30,6 @@ from tests.support import create_topic, outsider, produce_events
 
 #: Records that are there for each start.
 RECORDS = 1_000
-#: Longest that one start may take, in seconds.
-PATIENCE_SECONDS = 120.0
 #: Seconds that the medians are to stay below.
 FIRST_RECORD_TARGET, IMPORT_TARGET = 2.0, 0.3
 #: Packages that are told.
@@ -109,33 +105,19 @@ def _one(program: Program, turn: int, home: Path, **environ: str) -> dict[str, f
     with log.open("w", encoding="utf-8") as stream:
         began = time.time()
         process = program.start(stdout=stream, environ={**ports, **environ})
-        try:
-            first = _first_record(process, port)
+        with killed_at_last(process):
+            told = awaited(process, port, _has_consumed_all, "record")
             cpu = cpu_seconds(process.pid)
             process.send_signal(signal.SIGINT)
             code = process.wait(PATIENCE_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
     if code:
         raise RuntimeError(log.read_text("utf-8", errors="replace")[-4000:])
-    return {"first_record_seconds": first - began, "cpu_seconds": cpu}
+    return {"first_record_seconds": float(told["first_record_at"]) - began, "cpu_seconds": cpu}
 
 
-def _first_record(process: subprocess.Popen[str], port: int) -> float:
-    """When the first record was consumed, in Unix seconds, once all of this start are."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                told: dict[str, Any] = json.load(answer)
-        except (urllib.error.URLError, ConnectionError):
-            told = {}
-        if told.get("records", {}).get("consumed", 0) >= RECORDS:
-            return float(told["first_record_at"])
-        time.sleep(0.01)
-    raise RuntimeError(f"no record within {PATIENCE_SECONDS:.0f} s, exit code {process.poll()}")
+def _has_consumed_all(report: dict[str, Any]) -> bool:
+    """Whether all records of this start are consumed; the first was at `first_record_at`."""
+    return bool(report.get("records", {}).get("consumed", 0) >= RECORDS)
 
 
 def _import() -> float:

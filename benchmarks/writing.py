@@ -21,13 +21,11 @@ from benchmarks import topic as topics
 from benchmarks.services import services
 from k2i_tasks.config import Config
 from k2i_tasks.iceberg.catalog import find_table, open_catalog
-from k2i_tasks.journal import Journal
 from k2i_tasks.kafka.orders import OrderPool
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.operations import Operations, Origin
 from k2i_tasks.types import DecodedBatch, OffsetRange, RawBatch, TopicPartition
-from k2i_tasks.wal.log import WriteAheadLog
-from k2i_tasks.wiring import build_operations, decoder_of
+from k2i_tasks.wiring import build_operations, decoder_of, open_journal
 
 TOPIC = "events"
 P0 = TopicPartition(TOPIC, 0)
@@ -77,19 +75,10 @@ def config_of(iceberg: Mapping[str, Any], folder: Path, table: str, **maintenanc
 @contextmanager
 def claimed(config: Config, metrics: Metrics, schema: pa.Schema) -> Iterator[Operations]:
     """The actions of a run that has made the table for rows of `schema` and owns it."""
-    log = WriteAheadLog.open(
-        config.transaction_log.log_dir,
-        segment_bytes_max=config.transaction_log.segment_size_mb << 20,
-        segments_max=config.transaction_log.max_log_files,
-        on_sync=metrics.on_wal_sync,
-    )
-    journal = Journal(
-        log,
-        checkpoint_entries_max=config.transaction_log.checkpoint_interval_entries,
-        checkpoint_seconds=config.transaction_log.checkpoint_interval_seconds,
-    )
     owner = uuid.uuid4().hex
-    operations = build_operations(config, {}, owner, journal, lambda _offsets: None)
+    operations = build_operations(
+        config, {}, owner, open_journal(config, metrics), lambda _offsets: None
+    )
     try:
         state = operations.open() or operations.create(schema)
         operations.claim(state, {P0: 0}, {P0}, Origin(TOPIC, "topic-id", "cluster-id"))

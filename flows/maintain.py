@@ -21,10 +21,7 @@ from k2i_tasks.tasks import run_task
 from k2i_tasks.tracking.report import artifact_key
 from k2i_tasks.tracking.upkeep_report import upkeep_markdown
 from k2i_tasks.types import Job, Upkept
-from k2i_tasks.wiring_upkeep import build_maintenance, wanted_jobs
-
-#: Time after which a passing fault ends a job; the next run of the flow is soon enough.
-RETRY_SECONDS = 300.0
+from k2i_tasks.wiring_upkeep import RETRY_SECONDS, build_maintenance, wanted_jobs
 
 
 @flow(name="k2i-maintenance", validate_parameters=False, persist_result=False, log_prints=False)
@@ -46,7 +43,7 @@ def maintain(
     refuse_secrets(overrides or {})
     config = load_config(Path(config_path), environ=os.environ, overrides=overrides or {})
     wanted = list(wanted_jobs(config)) if jobs is None else [_job(job) for job in jobs]
-    maintenance = build_maintenance(config)
+    maintenance, table = build_maintenance(config), ".".join(config.iceberg.identifier)
     done: dict[Job, list[Upkept]] = {}
     failed: list[Call] = []
     for job in wanted:
@@ -54,14 +51,13 @@ def maintain(
         def attempt(job: Job = job) -> None:
             done[job] = maintenance.run(job)
 
-        label = f"{job} {'.'.join(config.iceberg.identifier)}"
-        call = Call(job, label, attempt, RetryPolicy(budget_seconds=RETRY_SECONDS))
+        call = Call(job, f"{job} {table}", attempt, RetryPolicy(budget_seconds=RETRY_SECONDS))
         run_task(call)
         failed += [call] if call.error is not None else []
     create_markdown_artifact(
-        key=artifact_key(".".join(config.iceberg.identifier), prefix="k2i-maintenance"),
+        key=artifact_key(table, prefix="k2i-maintenance"),
         markdown=upkeep_markdown(done, [str(call.failure()) for call in failed], datetime.now(UTC)),
-        description=f"Maintenance of {'.'.join(config.iceberg.identifier)}",
+        description=f"Maintenance of {table}",
     )
     for call in failed:
         raise call.failure()

@@ -67,17 +67,7 @@ def build_runner(
         accept_gaps=config.kafka.on_gap == "continue",
         shared=config.kafka.assignment == "group",
     )
-    log = WriteAheadLog.open(
-        config.transaction_log.log_dir,
-        segment_bytes_max=config.transaction_log.segment_size_mb << 20,
-        segments_max=config.transaction_log.max_log_files,
-        on_sync=metrics.on_wal_sync,
-    )
-    journal = Journal(
-        log,
-        checkpoint_entries_max=config.transaction_log.checkpoint_interval_entries,
-        checkpoint_seconds=config.transaction_log.checkpoint_interval_seconds,
-    )
+    journal = open_journal(config, metrics)
     operations = build_operations(config, resolved, owner, journal, source.commit_offsets)
     clock = SystemClock()
     runner = Runner(
@@ -96,6 +86,26 @@ def build_runner(
     )
     metrics.watch(runner.status)
     return runner
+
+
+def open_journal(config: Config, metrics: Metrics) -> Journal:
+    """The configured write-ahead log, open. May block on the disk.
+
+    Raises:
+        K2IError: its folder is in use or not writable.
+    """
+    kept = config.transaction_log
+    log = WriteAheadLog.open(
+        kept.log_dir,
+        segment_bytes_max=kept.segment_size_mb << 20,
+        segments_max=kept.max_log_files,
+        on_sync=metrics.on_wal_sync,
+    )
+    return Journal(
+        log,
+        checkpoint_entries_max=kept.checkpoint_interval_entries,
+        checkpoint_seconds=kept.checkpoint_interval_seconds,
+    )
 
 
 def build_operations(

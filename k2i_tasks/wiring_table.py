@@ -9,9 +9,15 @@ from typing import Any
 from k2i_tasks import secrets
 from k2i_tasks.config import Config
 from k2i_tasks.errors import K2IError
-from k2i_tasks.iceberg.catalog import check_catalog, check_store, find_table, open_catalog
+from k2i_tasks.iceberg.catalog import (
+    check_catalog,
+    check_store,
+    find_table,
+    load_table,
+    open_catalog,
+)
 from k2i_tasks.iceberg.committer import Committer
-from k2i_tasks.iceberg.fixed import FixedTable, load, sink_record
+from k2i_tasks.iceberg.fixed import FixedTable, sink_record
 from k2i_tasks.iceberg.positions import PositionColumns
 from k2i_tasks.iceberg.schema import payload_columns
 from k2i_tasks.kafka.client import consumer_settings
@@ -110,7 +116,7 @@ def verify_table(
         iceberg.metadata_columns.topic,
     )
     # In this order: letters are committed before their rows, and the topic only grows.
-    table = load(catalog, config.iceberg.identifier)
+    table = load_table(catalog, config.iceberg.identifier)
     rows = FixedTable(table, iceberg.branch, columns, kafka.topic)
     record = sink_record(table, iceberg.sink, iceberg.branch, kafka.topic)
     must_be_told_apart(rows.name, record, config)

@@ -41,6 +41,11 @@ class HandClock:
         return self.now
 
 
+def fresh(table: Table) -> Table:
+    """The table as it is now."""
+    return table.catalog.load_table(table.name())
+
+
 def never() -> bool:
     return False
 

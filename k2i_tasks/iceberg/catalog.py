@@ -208,6 +208,17 @@ def guard_commits(catalog: Catalog) -> Catalog:
     return catalog
 
 
+def load_table(catalog: Catalog, identifier: tuple[str, ...]) -> Table:
+    """The table as it is now. May block.
+
+    Raises:
+        ServiceError: there is no such table, or no right to read it.
+        TransientError: the catalog is away.
+    """
+    with translated("reading table " + ".".join(identifier)):
+        return catalog.load_table(identifier)
+
+
 def find_table(catalog: Catalog, identifier: tuple[str, ...]) -> Table | None:
     """The table as it is now; None when there is none. May block.
 
@@ -216,8 +227,7 @@ def find_table(catalog: Catalog, identifier: tuple[str, ...]) -> Table | None:
         TransientError: the catalog is away.
     """
     try:
-        with translated("reading table " + ".".join(identifier)):
-            return catalog.load_table(identifier)
+        return load_table(catalog, identifier)
     except K2IError as error:
         if isinstance(error.__cause__, NoSuchTableError):
             return None

@@ -21,6 +21,7 @@ from pyiceberg.utils.properties import property_as_bool
 
 from k2i_tasks.errors import Component, FencedError, IntegrityError, SchemaConflictError
 from k2i_tasks.failpoints import hit
+from k2i_tasks.iceberg.catalog import load_table
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.ownership import Claim, admits, holder, must_own
 from k2i_tasks.iceberg.references import keep_all
@@ -108,8 +109,7 @@ class Committer:
             ServiceError: there is no such table, or no right to read it.
             IntegrityError: it is another table than the one claimed.
         """
-        with translated(f"reading table {self.name}"):
-            table = self.catalog.load_table(self.identifier)
+        table = load_table(self.catalog, self.identifier)
         head = Head(table, recorded(table.metadata, self.sink, self.branch))
         if self.table_uuid is not None and head.uuid != self.table_uuid:
             raise IntegrityError(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
-from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import (
     And,
     BooleanExpression,
@@ -156,14 +155,3 @@ def sink_record(table: Table, sink: str, branch: str, topic: str) -> SinkRecord:
         frozenset[str]().union(*sinks.values()) - {topic},
         tuple(sorted(rivals)),
     )
-
-
-def load(catalog: Catalog, identifier: tuple[str, ...]) -> Table:
-    """The table as it is now. May block.
-
-    Raises:
-        ServiceError: there is no such table, or no right to read it.
-        TransientError: the catalog is away.
-    """
-    with translated("reading table " + ".".join(identifier)):
-        return catalog.load_table(identifier)

@@ -10,9 +10,8 @@ from pyiceberg.table import Table
 
 from k2i_tasks.config import Config
 from k2i_tasks.errors import Component, ServiceError
-from k2i_tasks.iceberg.catalog import find_table
+from k2i_tasks.iceberg.catalog import find_table, load_table
 from k2i_tasks.iceberg.data_files import discard, why_unusable
-from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.references import unreferenced
 from k2i_tasks.iceberg.schema import check_compatible, create_table, evolve, payload_arrow_schema
 from k2i_tasks.iceberg.writer import DataFileWriter
@@ -77,8 +76,7 @@ class Staging:
         """Why staged files can no longer be committed; empty if they can. May block."""
         if not files:
             return ""
-        with translated(f"reading table {self.name}"):
-            table = self.catalog.load_table(self.identifier)
+        table = load_table(self.catalog, self.identifier)
         return why_unusable(table, files)
 
     def discard(self, files: Iterable[StagedFile]) -> int:
@@ -86,8 +84,7 @@ class Staging:
         by_path = {file.path: file for file in files}
         if not by_path:
             return 0
-        with translated(f"reading table {self.name}"):
-            table = self.catalog.load_table(self.identifier)
+        table = load_table(self.catalog, self.identifier)
         free = unreferenced(table, by_path)
         discard(table.io, [by_path[path] for path in sorted(free)])
         return len(free)

@@ -24,6 +24,7 @@ from tests.upkeep import (
     DAY,
     HandClock,
     expiry,
+    fresh,
     lose_answer,
     metadata_files,
     new_table,
@@ -58,7 +59,7 @@ class World:
         return expiry(catalog, rules=RULES, clock=self.clock, grace_seconds=GRACE_SECONDS)
 
     def fresh(self) -> Table:
-        return self.table.catalog.load_table(NAME)
+        return fresh(self.table)
 
     def head(self) -> list[int]:
         head = self.fresh().metadata.current_snapshot_id

@@ -30,6 +30,7 @@ from tests.upkeep import (
     all_aged,
     assert_exact,
     expiry,
+    fresh,
     lose_answer,
     new_table,
     numbers,
@@ -48,10 +49,6 @@ def table(tmp_path: Path) -> Table:
     rewritten(made, 2)
     made.append(numbers(7))
     return made
-
-
-def fresh(table: Table) -> Table:
-    return table.catalog.load_table(table.name())
 
 
 def ids(table: Table) -> list[int]:

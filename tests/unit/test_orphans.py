@@ -28,6 +28,7 @@ from tests.upkeep import (
     aged,
     all_aged,
     assert_exact,
+    fresh,
     lose_answer,
     metadata_files,
     new_table,
@@ -45,10 +46,6 @@ def table(tmp_path: Path) -> Table:
     made = new_table(tmp_path)
     rewritten(made, 2)
     return made
-
-
-def fresh(table: Table) -> Table:
-    return table.catalog.load_table(table.name())
 
 
 def folder_of(table: Table) -> Path:

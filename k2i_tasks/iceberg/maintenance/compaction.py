@@ -29,8 +29,8 @@ from k2i_tasks.errors import (
     TransientError,
 )
 from k2i_tasks.failpoints import hit
+from k2i_tasks.iceberg.catalog import load_table
 from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX, discard, read_footer
-from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.maintenance.plan import CompactionOptions, Group, Join, plan_groups
 from k2i_tasks.iceberg.maintenance.replace import replace_files
 from k2i_tasks.iceberg.maintenance.rewriting import Joined, Rewriter, StoppedError
@@ -143,7 +143,7 @@ class Compaction:
             if self._works is None:
                 self._begin()
             assert self._works is not None
-            while self._works and not (self._stopping() and _is_untouched(self._works[0])):
+            while self._works and (self._works[0].written or not self._stopping()):
                 self._finish(self._works[0])
                 self._works.popleft()
         except (TransientError, CommitStateUnknownError):
@@ -167,8 +167,7 @@ class Compaction:
         return ".".join(self._identifier)
 
     def _look(self) -> Table:
-        with translated(f"reading table {self._name}"):
-            table = self._catalog.load_table(self._identifier)
+        table = load_table(self._catalog, self._identifier)
         uuid = str(table.metadata.table_uuid)
         if self._uuid is not None and uuid != self._uuid:
             raise IntegrityError(
@@ -338,10 +337,6 @@ class Compaction:
             discard(self._look().io, [each.staged for each in files])
         except (ServiceError, TransientError, IntegrityError) as error:
             log.warning("unused files of compaction stay: %s", error)
-
-
-def _is_untouched(work: _Work) -> bool:
-    return not work.written
 
 
 def _is_gone(joined: Joined, table: Table) -> bool:

@@ -31,7 +31,7 @@ from pyiceberg.table.update import (
 from k2i_tasks.clock import Clock
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.avro import File
-from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.catalog import load_table
 from k2i_tasks.iceberg.files import local_path, remove
 from k2i_tasks.iceberg.maintenance.deleting import THREADS, Deleted, delete_all
 from k2i_tasks.iceberg.maintenance.interruption import Interrupted
@@ -163,8 +163,7 @@ class Expiry:
         return self._clean(table, landed)
 
     def _load(self) -> Table:
-        with translated("reading table " + ".".join(self._identifier)):
-            table = self._catalog.load_table(self._identifier)
+        table = load_table(self._catalog, self._identifier)
         uuid = str(table.metadata.table_uuid)
         if uuid != self._uuid:
             # Another table of that name: what was known is of the one before.

@@ -21,6 +21,7 @@ from k2i_tasks.clock import Clock
 from k2i_tasks.errors import Component, IntegrityError, K2IError, ServiceError, TransientError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.avro import File
+from k2i_tasks.iceberg.catalog import load_table
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.maintenance.deleting import THREADS, Deleted, delete_all
 from k2i_tasks.iceberg.maintenance.interruption import Interrupted
@@ -200,8 +201,7 @@ class OrphanRemoval:
         return ".".join(self._identifier)
 
     def _load(self) -> Table:
-        with translated(f"reading table {self._name}"):
-            return self._catalog.load_table(self._identifier)
+        return load_table(self._catalog, self._identifier)
 
 
 def _remove_folder(path: str) -> bool:

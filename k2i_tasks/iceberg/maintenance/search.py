@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -215,8 +216,7 @@ def _has_snapshots(store: FileSystem, path: str) -> bool:
     with translated(f"reading {path}"), store.open_input_file(path) as stream:
         data = stream.read()
     try:
-        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        return bool(json.loads(text).get("snapshots"))
+        return bool(_parsed(data).get("snapshots"))
     except (ValueError, OSError, EOFError):
         return True
 
@@ -234,8 +234,12 @@ def _uuid_in(store: FileSystem, path: str) -> str | None:
             return None  # its own table has removed it meanwhile
         raise
     try:
-        text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        return str(json.loads(text)["table-uuid"])
+        return str(_parsed(data)["table-uuid"])
     except (ValueError, KeyError, TypeError, OSError, EOFError):
         log.warning("%s is no whole metadata file: what wrote it was killed.", path)
         return None
+
+
+def _parsed(data: bytes) -> Any:
+    """A metadata file's content, which may be compressed."""
+    return json.loads(gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data)
