@@ -10,10 +10,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from k2i_tasks.errors import K2IError, is_transient
-from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
 from k2i_tasks.types import Job, Upkept
+
+if TYPE_CHECKING:
+    from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy, Tracker
@@ -12,12 +12,14 @@ from k2i_tasks.clock import Clock, SystemClock
 from k2i_tasks.config import Config
 from k2i_tasks.engine.schedule import Schedule
 from k2i_tasks.iceberg.catalog import guard_commits, open_catalog
-from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
 from k2i_tasks.maintenance import Maintenance
 from k2i_tasks.ports import Meter
 from k2i_tasks.progress import Progress
 from k2i_tasks.types import Job
 from k2i_tasks.upkeep import Upkeep, UpkeepFactory
+
+if TYPE_CHECKING:
+    from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
 
 #: Time after which a passing fault ends a job: the next run of it is soon enough.
 RETRY_SECONDS = 300.0
@@ -102,6 +104,9 @@ def _maintenance(
     iceberg = config.iceberg
 
     def connect(stopped: Callable[[], bool]) -> list[TableUpkeep]:
+        # The first job comes a minute after a start, which does not wait for this.
+        from k2i_tasks.iceberg.maintenance.tables import TableUpkeep
+
         tables = (
             (iceberg.identifier, iceberg.branch),
             (iceberg.dead_letter_identifier, "main"),
