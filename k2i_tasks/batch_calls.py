@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from k2i_tasks.calls import Call, RetryPolicy
+from k2i_tasks.calls import Call, RetryPolicy, racing
 from k2i_tasks.errors import component_of, health_component_of
 from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Meter
@@ -47,7 +47,8 @@ class BatchCalls:
 
     def start(self, doing: str, step: Callable[[], None], stop: threading.Event) -> Call:
         """A step before the first batch; `stop` ends it between two attempts."""
-        return Call("start", doing, self._noted(step), self._policy, stop=stop)
+        attempt = racing(doing, self._noted(step), stop.wait)
+        return Call("start", doing, attempt, self._policy, stop=stop)
 
     def flush(self, batch: SealedBatch) -> Call:
         """Writes the batch to durable files."""
@@ -99,8 +100,8 @@ class BatchCalls:
         summary: dict[str, Any],
         after: Call | None,
     ) -> Call:
-        noted = self._noted(attempt)
-        return Call(kind, label, noted, self._policy, after=after, summary=summary, stop=self._stop)
+        raced = racing(label, self._noted(attempt), self._stop.wait)
+        return Call(kind, label, raced, self._policy, after=after, summary=summary, stop=self._stop)
 
     def _noted(self, attempt: Callable[[], None]) -> Callable[[], None]:
         def noted() -> None:

@@ -16,9 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from k2i_tasks.errors import K2IError, is_transient
+from k2i_tasks.errors import CommitConflictError, K2IError, is_transient
 
 log = logging.getLogger(__name__)
+
+#: A commit that lost a race against another writer is made again so often within one try.
+RACES_MAX = 20
+#: Longest wait before it.
+RACE_WAIT_SECONDS_MAX = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,33 @@ class Call:
 
     def finish(self) -> None:
         self.done.set()
+
+
+def racing(
+    label: str, commit: Callable[[], None], stopping: Callable[[float], bool]
+) -> Callable[[], None]:
+    """`commit`, made again at once when another writer was first.
+
+    Such a writer is done, and a longer wait would only let more of them pass: with the back-off of
+    an outage, one that commits a little slower than the others never lands.
+
+    Args:
+        label: what it does, for people.
+        commit: performs the operation once, looking at the table anew; raises on failure.
+        stopping: waits so many seconds, and says whether no further try may begin.
+    """
+
+    def attempt() -> None:
+        for _ in range(RACES_MAX):
+            try:
+                return commit()
+            except CommitConflictError as error:
+                log.info("%s: another writer was first, once more: %s", label, error)
+                if stopping(RACE_WAIT_SECONDS_MAX * random.uniform(0.1, 1.0)):
+                    raise
+        commit()
+
+    return attempt
 
 
 class Tracker(Protocol):
