@@ -23,8 +23,8 @@ from k2i_tasks.config import Config
 from k2i_tasks.iceberg.catalog import find_table, open_catalog
 from k2i_tasks.kafka.orders import OrderPool
 from k2i_tasks.metrics import Metrics
-from k2i_tasks.operations import Operations, Origin
-from k2i_tasks.types import DecodedBatch, OffsetRange, RawBatch, TopicPartition
+from k2i_tasks.operations import Operations
+from k2i_tasks.types import DecodedBatch, OffsetRange, Origin, RawBatch, TopicPartition
 from k2i_tasks.wiring import build_operations, decoder_of, open_journal
 
 TOPIC = "events"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from k2i_tasks.calls import Call, RetryPolicy, racing
 from k2i_tasks.errors import component_of, health_component_of
@@ -13,6 +15,9 @@ from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Meter
 from k2i_tasks.progress import Progress
 from k2i_tasks.types import SealedBatch, TableCommit, describe_ranges
+
+#: The kind of the calls that write files.
+FLUSH = "flush"
 
 
 class BatchCalls:
@@ -50,6 +55,25 @@ class BatchCalls:
         attempt = racing(doing, self._noted(step), stop.wait)
         return Call("start", doing, attempt, self._policy, stop=stop)
 
+    def encode(self, batch_id: str, tables: Sequence[pa.Table]) -> Call:
+        """Encodes the next rows of a batch that is still filled; on the flushes' lane, tried once.
+
+        It may fail: the flush writes what is not encoded.
+        """
+        rows = sum(table.num_rows for table in tables)
+        return Call(
+            FLUSH,
+            f"encoding {rows} rows of {batch_id}",
+            lambda: self._operations.encode(batch_id, tables),
+            RetryPolicy(budget_seconds=0.0),
+            stop=self._stop,
+        )
+
+    def forget_encoded(self) -> Call:
+        """Removes what was encoded of a batch that will not be flushed."""
+        once = RetryPolicy(budget_seconds=0.0)
+        return Call(FLUSH, "removing what was encoded", self._operations.forget, once)
+
     def flush(self, batch: SealedBatch) -> Call:
         """Writes the batch to durable files."""
         label = f"flush {batch.rows} rows {describe_ranges(batch.ranges)}"
@@ -64,7 +88,7 @@ class BatchCalls:
             summary["seconds"] = round(seconds, 4)
             self._meter.on_flush(batch.reason.value, batch.rows, staged.size_bytes, seconds)
 
-        call = self._call("flush", label, attempt, summary, after=None)
+        call = self._call(FLUSH, label, attempt, summary, after=None)
         self._flushes[batch.batch_id] = call
         return call
 

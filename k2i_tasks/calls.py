@@ -196,11 +196,16 @@ class Lanes:
     def __init__(self, tracker: Tracker, on_done: Callable[[Call], None]) -> None:
         self._tracker = tracker
         self._on_done = on_done
-        self._queues: dict[str, queue.SimpleQueue[Call | None]] = {}
+        self._queues: dict[str, queue.SimpleQueue[tuple[Call, Tracker] | None]] = {}
         self._threads: dict[str, threading.Thread] = {}
 
-    def submit(self, call: Call) -> None:
-        """Hands `call` to the lane of its kind. Does not block."""
+    def submit(self, call: Call, *, tracked: bool = True) -> None:
+        """Hands `call` to the lane of its kind. Does not block.
+
+        Args:
+            call: not yet claimed by anyone.
+            tracked: whether the tracker runs it, or the lane itself.
+        """
         if call.kind not in self._queues:
             self._queues[call.kind] = queue.SimpleQueue()
             thread = threading.Thread(
@@ -208,12 +213,13 @@ class Lanes:
             )
             self._threads[call.kind] = thread
             thread.start()
-        self._queues[call.kind].put(call)
+        self._queues[call.kind].put((call, self._tracker if tracked else InlineTracker()))
 
     def _work(self, kind: str) -> None:
-        while (call := self._queues[kind].get()) is not None:
+        while (item := self._queues[kind].get()) is not None:
+            call, tracker = item
             try:
-                self._tracker.run(call)
+                tracker.run(call)
             except BaseException as error:  # a lane must outlive whatever one call does
                 log.exception("%s: the tracker failed", call.label)
                 call.error = call.error or error

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from k2i_tasks.errors import Component, IntegrityError
-from k2i_tasks.operations import Operations, Origin
+from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Source
 from k2i_tasks.progress import Progress
-from k2i_tasks.types import DecodedBatch, Ranges, RawBatch, describe_ranges
+from k2i_tasks.types import DecodedBatch, Origin, Ranges, RawBatch, describe_ranges
 
 log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ from k2i_tasks.journal import Journal
 from k2i_tasks.types import (
     OffsetRange,
     Offsets,
+    Origin,
     Ranges,
     SealedBatch,
     StagedFile,
@@ -55,15 +56,6 @@ class Staged:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where records come from, as Kafka identifies it."""
-
-    topic: str
-    topic_id: str | None
-    cluster_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +254,18 @@ class Operations:
     def pass_gap(self, lost: Ranges) -> None:
         """Keeps in the log that Kafka no longer has `lost` and the run goes on. Synced."""
         self._journal.gap(lost)
+
+    def encode(self, batch_id: str, tables: Sequence[pa.Table]) -> None:
+        """Encodes the next rows of a batch that is still filled. May block; see `Staging.encode`.
+
+        No entry of the log names the files before the batch is staged: after a crash they are
+        orphans.
+        """
+        self._staging.encode(tables, batch_id=batch_id)
+
+    def forget(self) -> None:
+        """What was encoded of a batch that is still filled will not be flushed. May block."""
+        self._staging.forget()
 
     def flush(self, batch: SealedBatch) -> Staged:
         """Writes the batch's rows and dead letters as durable files. May block.

@@ -24,6 +24,7 @@ from k2i_tasks.engine.engine import (
     Arrival,
     Commit,
     Committed,
+    Encode,
     Engine,
     Failed,
     Flushed,
@@ -220,6 +221,7 @@ class Runner:
         self.progress.state = RunState.REBALANCING
         self._meter.on_rebalance()
         self._give_up.set()
+        self._underway.forget_encoded()
         while not self._underway.empty:
             self._source.poll(1, POLL_SECONDS)
             self._note_outcomes()
@@ -346,6 +348,8 @@ class Runner:
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
+                case Encode(batch_id):
+                    self._underway.encode(batch_id, self.buffer.take_new())
                 case Seal(batch_id, reason, ranges):
                     self._underway.flush(self.buffer.seal(batch_id, reason, ranges))
                 case Commit(batch_id):

@@ -13,10 +13,10 @@ import pyarrow as pa
 from k2i_tasks.batch_calls import BatchCalls
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.intake import Intake
-from k2i_tasks.operations import Operations, Origin
+from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Settings, Source, StartRule, Topic
 from k2i_tasks.progress import Progress
-from k2i_tasks.types import DecodedBatch, Offsets, RunState, TopicPartition
+from k2i_tasks.types import DecodedBatch, Offsets, Origin, RunState, TopicPartition
 
 log = logging.getLogger(__name__)
 

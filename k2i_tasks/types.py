@@ -64,6 +64,15 @@ def describe_ranges(ranges: Ranges, most: int = 8) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where records come from, as Kafka identifies it."""
+
+    topic: str
+    topic_id: str | None
+    cluster_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RawBatch:
     """Records of one topic as polled, column by column, `n` records in broker order per partition.
 

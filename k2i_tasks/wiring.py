@@ -154,6 +154,7 @@ def _settings(config: Config, records_max: int | None) -> Settings:
         low_water_ratio=buffer.low_water_ratio,
         poll_records_max=config.kafka.batch_size,
         batches_in_flight_max=buffer.max_batches_in_flight,
+        encode_rows=buffer.encode_rows,
     )
     return Settings(
         limits=limits,

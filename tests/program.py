@@ -79,6 +79,7 @@ compression = "zstd"
 [buffer]
 flush_interval_seconds = 0.2
 flush_batch_size = 2000
+encode_rows = 300
 max_size_mb = 64
 
 [transaction_log]

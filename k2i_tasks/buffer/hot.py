@@ -28,12 +28,21 @@ class HotBuffer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: list[DecodedBatch] = []
+        #: How many of them were given by `take_new`.
+        self._given = 0
         self._sealed: dict[str, SealedBatch] = {}
 
     def append(self, batch: DecodedBatch) -> None:
         """Takes the batch in; nothing is copied."""
         with self._lock:
             self._open.append(batch)
+
+    def take_new(self) -> tuple[pa.Table, ...]:
+        """Rows appended since the last call or seal, oldest first; they stay here, too."""
+        with self._lock:
+            new = self._open[self._given :]
+            self._given = len(self._open)
+        return tuple(batch.table for batch in new if batch.table.num_rows)
 
     def seal(self, batch_id: str, reason: SealReason, ranges: Ranges) -> SealedBatch:
         """Makes everything appended since the last seal into one immutable batch.
@@ -58,7 +67,7 @@ class HotBuffer:
                     f"Batch {batch_id}: the buffer holds {describe_ranges(sealed.ranges)}, the "
                     f"ledger {describe_ranges(ranges)}."
                 )
-            self._open = []
+            self._open, self._given = [], 0
             self._sealed[batch_id] = sealed
         return sealed
 
@@ -75,7 +84,7 @@ class HotBuffer:
     def clear(self) -> None:
         """Forgets everything: it is read again, here or elsewhere."""
         with self._lock:
-            self._open = []
+            self._open, self._given = [], 0
             self._sealed = {}
 
     def scan(self) -> tuple[pa.Table, ...]:

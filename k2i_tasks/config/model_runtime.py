@@ -56,6 +56,13 @@ class Buffer(Section):
     max_batches_in_flight: Integer = setting(
         "Sealed batches that may wait for flush and commit.", 2, native=True, ge=1, le=64
     )
+    encode_rows: Integer = setting(
+        "Rows that are encoded while their batch is still filled; 0 leaves all to the flush.",
+        65_536,
+        native=True,
+        ge=0,
+        le=1_000_000,
+    )
     flush_size_mb: Number | None = setting(
         "Size at which rows are flushed; a quarter of max_size_mb when not given.",
         None,

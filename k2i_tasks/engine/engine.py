@@ -15,12 +15,20 @@ from k2i_tasks.engine.triggers import (
     Limits,
     OpenBatch,
     RecordSize,
+    encode_due,
     poll_budget,
     seal_reason,
     should_pause,
 )
 from k2i_tasks.errors import K2IError
 from k2i_tasks.types import Offsets, Ranges, SealReason
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Encode what was buffered since the last seal or encoding; it will be of `batch_id`."""
+
+    batch_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class Stop:
     error: K2IError | None
 
 
-Action = Seal | Commit | Release | Pause | Resume | Stop
+Action = Encode | Seal | Commit | Release | Pause | Resume | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +184,7 @@ class Engine:
             self._open.first_row_at = now
         self._open.rows += arrival.records
         self._open.nbytes += arrival.nbytes
-        return self.tick(now)
+        return [*self.tick(now), *self._encode()]
 
     def lacks_room(self, nbytes: int, now: float) -> list[Action]:
         """The next record, of so many bytes, does not fit: stands still until it does."""
@@ -235,9 +243,20 @@ class Engine:
 
     # Decisions.
 
+    def _encode(self) -> list[Action]:
+        """What is sealed already needs none of it: its flush is on the way."""
+        batch = self._open
+        if not encode_due(self.limits, batch):
+            return []
+        batch.encoded_rows, batch.encoded_bytes = batch.rows, batch.nbytes
+        return [Encode(self._batch_id(self._sealed_count + 1))]
+
+    def _batch_id(self, number: int) -> str:
+        return f"{self._prefix}-{number}"
+
     def _seal(self, reason: SealReason) -> Seal:
         self._sealed_count += 1
-        batch_id = f"{self._prefix}-{self._sealed_count}"
+        batch_id = self._batch_id(self._sealed_count)
         ranges = self.ledger.seal(batch_id)
         self._in_flight[batch_id] = _InFlight(self._open.nbytes, self._open.rows, "flushing")
         self._open = OpenBatch()

@@ -22,6 +22,8 @@ class Limits:
         low_water_ratio: share of `buffer_bytes_max` below which consumption resumes.
         poll_records_max: records asked for in one poll.
         batches_in_flight_max: sealed batches not yet committed; one flushes while one commits.
+        encode_rows: rows of the open batch that are encoded before it is sealed, at once; 0: none.
+        encode_bytes: the same in Arrow bytes, for large rows.
         idle_commit_seconds: longest that positions without rows (control records, aborted
             transactions) stay uncommitted.
     """
@@ -33,6 +35,8 @@ class Limits:
     low_water_ratio: float = 0.5
     poll_records_max: int = 20_000
     batches_in_flight_max: int = 2
+    encode_rows: int = 65_536
+    encode_bytes: int = 32 << 20
     idle_commit_seconds: float = 60.0
 
 
@@ -42,6 +46,8 @@ class OpenBatch:
 
     rows: int = 0
     nbytes: int = 0
+    encoded_rows: int = 0
+    encoded_bytes: int = 0
     first_row_at: float | None = None
     first_position_at: float | None = None
 
@@ -74,6 +80,14 @@ def seal_reason(
     assert batch.first_position_at is not None
     idle = now - batch.first_position_at
     return SealReason.TIME if idle >= limits.idle_commit_seconds else None
+
+
+def encode_due(limits: Limits, batch: OpenBatch) -> bool:
+    """Whether the rows of the open batch that are not encoded yet are enough for a row group."""
+    if limits.encode_rows == 0:
+        return False
+    rows, nbytes = batch.rows - batch.encoded_rows, batch.nbytes - batch.encoded_bytes
+    return rows >= limits.encode_rows or nbytes >= limits.encode_bytes
 
 
 @dataclass(slots=True)

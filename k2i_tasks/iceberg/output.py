@@ -143,6 +143,12 @@ class OpenFile:
         self._writer.write_table(rows, row_group_size=row_group_rows)
         self.rows += rows.num_rows
 
+    def sync(self) -> None:
+        """Makes what is written so far durable, if it is a file of this machine. May block."""
+        path = local_path(self.location)
+        if path is not None:
+            sync_file(path)
+
 
 class _Folder:
     """Stands in for PyIceberg's partition key, which refuses two fields of one column."""

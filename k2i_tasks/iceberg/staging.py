@@ -9,7 +9,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from k2i_tasks.config import Config
-from k2i_tasks.errors import Component, ServiceError
+from k2i_tasks.errors import Component, ServiceError, is_transient
+from k2i_tasks.iceberg.ahead import AheadFiles
 from k2i_tasks.iceberg.catalog import find_table, load_table
 from k2i_tasks.iceberg.data_files import discard, why_unusable
 from k2i_tasks.iceberg.references import unreferenced
@@ -33,6 +34,9 @@ class Staging:
         self._config = config
         self._table: Table | None = None
         self._covered: pa.Schema | None = None
+        self._ahead: AheadFiles | None = None
+        #: Batch whose rows could not be encoded ahead, and why.
+        self._failed: tuple[str, Exception] | None = None
 
     @property
     def name(self) -> str:
@@ -66,11 +70,56 @@ class Staging:
         return payload_arrow_schema(self._opened(), self._config.iceberg.metadata_columns)
 
     def stage(self, tables: Sequence[pa.Table], *, batch_id: str) -> list[StagedFile]:
-        """Writes rows as data files, widening the table's schema first where rows need it."""
+        """Writes rows as data files, widening the table's schema first where rows need it.
+
+        Args:
+            tables: all rows of the batch, those that `encode` was given included, in order.
+            batch_id: of the batch.
+        """
+        ahead = self._encoded(batch_id)
         if not tables:
             return []
-        self._cover({table.schema for table in tables})
-        return DataFileWriter(self._opened(), self._config).write(tables, batch_id=batch_id)
+        try:
+            self._cover({table.schema for table in tables})
+            if ahead is None:
+                return DataFileWriter(self._opened(), self._config).write(tables, batch_id=batch_id)
+            ahead.follow(self._opened())
+            return ahead.finish(tables)
+        except BaseException:
+            if ahead is not None:
+                ahead.discard()
+            raise
+
+    def encode(self, tables: Sequence[pa.Table], *, batch_id: str) -> None:
+        """Encodes the next rows of a batch that is still filled, so that `stage` has less to do.
+
+        Args:
+            tables: in order; the first call of a batch begins with its first row.
+            batch_id: that the batch will have.
+
+        Raises:
+            K2IError: nothing was encoded, and `stage` writes the whole batch; what no retry can
+                mend it raises again.
+        """
+        if self._failed is not None and self._failed[0] == batch_id:
+            return
+        try:
+            if self._ahead is None or self._ahead.batch_id != batch_id:
+                self.forget()
+                self._ahead = AheadFiles(self._opened(), self._config, batch_id)
+            self._cover({table.schema for table in tables})
+            self._ahead.follow(self._opened())
+            self._ahead.add(tables)
+        except Exception as error:
+            self.forget()
+            self._failed = (batch_id, error)
+            raise
+
+    def forget(self) -> None:
+        """Removes what was encoded of a batch that will not be staged. Idempotent."""
+        ahead, self._ahead, self._failed = self._ahead, None, None
+        if ahead is not None:
+            ahead.discard()
 
     def why_unusable(self, files: Sequence[StagedFile]) -> str:
         """Why staged files can no longer be committed; empty if they can. May block."""
@@ -88,6 +137,20 @@ class Staging:
         free = unreferenced(table, by_path)
         discard(table.io, [by_path[path] for path in sorted(free)])
         return len(free)
+
+    def _encoded(self, batch_id: str) -> AheadFiles | None:
+        """What was encoded of this batch; it is the caller's from now on."""
+        if self._failed is not None and self._failed[0] == batch_id:
+            failure = self._failed[1]
+            if not is_transient(failure):
+                # After such an error, a disk's for one, a second try proves nothing.
+                raise failure
+        ahead = self._ahead
+        if ahead is None or ahead.batch_id != batch_id:
+            self.forget()
+            return None
+        self._ahead = None
+        return ahead
 
     def _cover(self, schemas: set[pa.Schema]) -> None:
         if self._covered is not None and all(schema.equals(self._covered) for schema in schemas):

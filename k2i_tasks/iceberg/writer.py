@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import count
 
 import pyarrow as pa
 from pyiceberg.table import Table
 
 from k2i_tasks.config import Config
-from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.arrow import align
-from k2i_tasks.iceberg.data_files import (
-    BATCH_KEY,
-    SORT_ORDER_KEY,
-    data_file,
-    discard,
-    read_staged,
-)
-from k2i_tasks.iceberg.output import DataFileOutput, row_group_rows
+from k2i_tasks.iceberg.data_files import data_file, discard, read_staged
+from k2i_tasks.iceberg.output import DataFileOutput
+from k2i_tasks.iceberg.partition_files import BatchFiles, PartitionFiles
 from k2i_tasks.iceberg.split import Group, split
 from k2i_tasks.types import StagedFile
 
 __all__ = ["DataFileWriter", "data_file", "discard", "read_staged"]
 
 #: One piece is sorted and copied at once; also the most that 32-bit string offsets bear.
-_PIECE_BYTES_MAX = 1 << 30
+PIECE_BYTES_MAX = 1 << 30
 _UPLOADS_AT_ONCE = 4
 _BATCH_ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -65,75 +56,52 @@ class DataFileWriter:
             ServiceError: the disk is full or read-only, the store refuses.
             TransientError: the store is away.
         """
-        if not _BATCH_ID.fullmatch(batch_id):
-            raise ValueError(f"{batch_id!r} cannot begin a file's name")
-        numbers = count()
-        staged: list[StagedFile] = []
+        must_name_files(batch_id)
+        batch = BatchFiles(self._output, batch_id, self._target_bytes)
         try:
-            for piece in _pieces(tables, _PIECE_BYTES_MAX):
-                aligned = pa.concat_tables([align(table, self._output.schema) for table in piece])
-                self._write_groups(aligned, batch_id, numbers, staged)
+            for piece in pieces(tables):
+                self._write_groups(aligned(piece, self._output), batch)
         except BaseException:
-            self._remove(staged)
+            batch.remove()
             raise
-        return staged
+        return batch.staged
 
-    def _write_groups(
-        self, rows: pa.Table, batch_id: str, numbers: Iterator[int], staged: list[StagedFile]
-    ) -> None:
-        order = self._table.sort_order()
-        groups = split(rows, self._table.schema(), self._output.spec, order)
-        metadata = {BATCH_KEY: batch_id.encode()}
-        if not order.is_unsorted:
-            metadata[SORT_ORDER_KEY] = str(order.order_id).encode()
-        plan = _Plan(metadata, batch_id, numbers, staged)
+    def _write_groups(self, rows: pa.Table, batch: BatchFiles) -> None:
+        table = self._table
+        groups = split(rows, table.schema(), self._output.spec, table.sort_order())
         if self._output.is_local:
             for group in groups:
-                self._write_group(group, plan)
+                _write_group(group, batch)
             return
         with ThreadPoolExecutor(_UPLOADS_AT_ONCE, "k2i-upload") as pool:
-            for done in [pool.submit(self._write_group, group, plan) for group in groups]:
+            for done in [pool.submit(_write_group, group, batch) for group in groups]:
                 done.result()
 
-    def _write_group(self, group: Group, plan: _Plan) -> None:
-        """One group as one file, or as several when it outgrows the target size."""
-        limit = row_group_rows(group.rows)
-        start = 0
-        while start < group.rows.num_rows:
-            hit("flush.file.before")
-            start += self._write_file(group, start, limit, plan)
 
-    def _write_file(self, group: Group, start: int, limit: int, plan: _Plan) -> int:
-        """Writes row groups from row `start` until the file is large enough; rows written."""
-        name = f"{plan.batch_id}-{next(plan.numbers)}-{uuid.uuid4().hex}.parquet"
-        end, sample = start, group.rows.slice(start)
-        with self._output.open(name, group.partition, sample, plan.metadata) as file:
-            while end < group.rows.num_rows and file.size_bytes < self._target_bytes:
-                file.write(group.rows.slice(end, limit), limit)
-                end = min(end + limit, group.rows.num_rows)
-                hit("flush.file.group")
-            hit("flush.file.written")
-        hit("flush.file.synced")
-        assert file.staged is not None
-        plan.staged.append(file.staged)
-        return end - start
-
-    def _remove(self, staged: list[StagedFile]) -> None:
-        for file in staged:
-            self._output.remove_quietly(file.path)
+def _write_group(group: Group, batch: BatchFiles) -> None:
+    files = PartitionFiles(batch, group.partition)
+    try:
+        files.write(group.rows)
+        files.close()
+    except BaseException:
+        files.discard()
+        raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the files of one batch have in common, and where they are noted."""
-
-    metadata: dict[bytes, bytes]
-    batch_id: str
-    numbers: Iterator[int]
-    staged: list[StagedFile]
+def must_name_files(batch_id: str) -> None:
+    """Raises `ValueError` if that cannot be the first part of a file's name."""
+    if not _BATCH_ID.fullmatch(batch_id):
+        raise ValueError(f"{batch_id!r} cannot begin a file's name")
 
 
-def _pieces(tables: Sequence[pa.Table], most_bytes: int) -> Iterator[list[pa.Table]]:
+def aligned(tables: Sequence[pa.Table], output: DataFileOutput) -> pa.Table:
+    """One table of all rows, in the columns of the files; nothing is copied that fits."""
+    return pa.concat_tables([align(table, output.schema) for table in tables])
+
+
+def pieces(
+    tables: Sequence[pa.Table], most_bytes: int = PIECE_BYTES_MAX
+) -> Iterator[list[pa.Table]]:
     """`tables` in order, in pieces of at most `most_bytes` (or one row)."""
     piece: list[pa.Table] = []
     size = 0

@@ -4,6 +4,7 @@ from k2i_tasks.engine.engine import (
     Arrival,
     Commit,
     Committed,
+    Encode,
     Engine,
     Failed,
     Flushed,
@@ -53,6 +54,23 @@ def test_rows_and_bytes_seal_at_once() -> None:
     assert by_rows == [Seal("b-1", SealReason.ROWS, span)]
     by_bytes = engine(flush_bytes=500).arrived(rows(0, 10), 0.0)
     assert by_bytes == [Seal("b-1", SealReason.BYTES, span)]
+
+
+def test_rows_enough_for_a_row_group_are_encoded_before_their_batch_is_sealed() -> None:
+    e = engine(flush_rows=100, encode_rows=30, encode_bytes=50_000)
+    assert e.arrived(rows(0, 29), 0.0) == []
+    assert e.arrived(rows(29, 31), 0.0) == [Encode("b-1")]
+    assert e.arrived(rows(31, 60), 0.0) == []
+    by_bytes = e.arrived(rows(60, 62, nbytes=60_000), 0.0)
+    assert by_bytes == [Encode("b-1")]
+    # What a seal takes along needs no encoding of its own.
+    assert [type(a) for a in e.arrived(rows(62, 110), 0.0)] == [Seal]
+    assert e.arrived(rows(110, 150), 0.0) == [Encode("b-2")]
+
+
+def test_nothing_is_encoded_before_its_seal_when_that_is_turned_off() -> None:
+    e = engine(flush_rows=1_000, encode_rows=0)
+    assert e.arrived(rows(0, 900), 0.0) == []
 
 
 def test_commits_follow_the_order_of_seals_whatever_flushes_first() -> None:

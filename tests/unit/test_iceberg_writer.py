@@ -316,7 +316,7 @@ def test_large_batches_roll_over_at_the_target_size(
 
 def test_pieces_bound_what_is_copied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pa.table({"x": pa.array(range(1000), pa.int64())})
-    pieces = list(writer._pieces([rows, rows.slice(0, 0), rows.slice(0, 10)], 1600))
+    pieces = list(writer.pieces([rows, rows.slice(0, 0), rows.slice(0, 10)], 1600))
     assert [sum(part.num_rows for part in piece) for piece in pieces] == [200] * 5 + [10]
 
 

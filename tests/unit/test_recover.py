@@ -31,11 +31,12 @@ from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
 from k2i_tasks.iceberg.state import BATCHES_KEPT, state_key
 from k2i_tasks.journal import Journal
-from k2i_tasks.operations import Operations, Origin
+from k2i_tasks.operations import Operations
 from k2i_tasks.types import (
     DeadLetter,
     OffsetRange,
     Offsets,
+    Origin,
     SealedBatch,
     SealReason,
     TopicPartition,
