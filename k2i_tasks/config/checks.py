@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from k2i_tasks.config.model import Config
     from k2i_tasks.config.model_iceberg import Iceberg
-    from k2i_tasks.config.model_kafka import Kafka
+    from k2i_tasks.config.model_kafka import Kafka, KafkaFormat
 
 #: A field, as `section.key`, and what is wrong with it.
 Problem = tuple[str, str]
@@ -24,6 +24,7 @@ def contradictions(config: Config) -> list[Problem]:
     """All that does not fit together in `config`, in the order of its sections."""
     return [
         *_kafka(config.kafka),
+        *_format(config.kafka.format),
         *_catalog(config.iceberg),
         *_rest_login(config.iceberg),
         *_store(config.iceberg),
@@ -47,6 +48,18 @@ def _kafka(kafka: Kafka) -> Iterator[Problem]:
         yield "kafka.security.ssl_cert_location", "is needed with ssl_key_location"
     if security.ssl_cert_location is not None and security.ssl_key_location is None:
         yield "kafka.security.ssl_key_location", "is needed with ssl_cert_location"
+
+
+def _format(kind: KafkaFormat) -> Iterator[Problem]:
+    if kind.registered and kind.schema_registry_url is None:
+        yield "kafka.format.schema_registry_url", f"is needed for type {kind.type}"
+    registry, at = kind.schema_registry, "kafka.format.schema_registry"
+    if (registry.username is None) != (registry.password is None):
+        missing = "username" if registry.username is None else "password"
+        yield f"{at}.{missing}", "is needed, since the other half of the login is given"
+    if (registry.ssl_cert_location is None) != (registry.ssl_key_location is None):
+        missing = "cert" if registry.ssl_cert_location is None else "key"
+        yield f"{at}.ssl_{missing}_location", "is needed, since the other file of the two is given"
 
 
 def _catalog(iceberg: Iceberg) -> Iterator[Problem]:

@@ -22,7 +22,9 @@ from k2i_tasks.config.fields import (
 
 #: Formats that are known by name, and those that this version decodes.
 FORMATS_KNOWN = ("raw", "json", "string", "avro", "protobuf", "jsonschema")
-FORMATS_DECODED = ("raw", "string", "json")
+FORMATS_DECODED = ("raw", "string", "json", "jsonschema")
+#: Those whose payloads name their schema, which is in a registry.
+FORMATS_REGISTERED = ("avro", "protobuf", "jsonschema")
 
 #: librdkafka settings that have a key of their own here, or that the exactly-once protocol owns.
 OWNED_PROPERTIES: dict[str, str] = {
@@ -124,21 +126,60 @@ Properties = Annotated[
 ]
 
 
+class SchemaRegistry(Section):
+    """How the Schema Registry is reached, beside its address."""
+
+    username: Secret | None = setting("User name, for basic authentication.", None)
+    password: Secret | None = setting("Password, for basic authentication.", None)
+    token: Secret | None = setting("Bearer token, in place of user name and password.", None)
+    ssl_ca_location: FilePath | None = setting("File with the CA certificates.", None)
+    ssl_cert_location: FilePath | None = setting("File with the client's certificate.", None)
+    ssl_key_location: FilePath | None = setting("File with the client's private key.", None)
+    request_timeout_seconds: Integer = setting("Longest wait for one answer.", 10, ge=1, le=300)
+    cache_dir: FilePath | None = setting(
+        "Folder in which schemas are kept, for the time when the registry is away; `schemas` in "
+        "`transaction_log.log_dir` when not given.",
+        None,
+    )
+
+
 class KafkaFormat(Section):
     """How the values of the topic are decoded."""
 
     type: Annotated[
         Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"], AnyCaseLower
-    ] = setting("Format of the values. This version decodes raw, string and json.", "raw")
-    schema_registry_url: HttpUrl | None = setting("Address of the Schema Registry.", None)
+    ] = setting(f"Format of the values. This version decodes {', '.join(FORMATS_DECODED)}.", "raw")
+    schema_registry_url: HttpUrl | None = setting(
+        "Address of the Schema Registry, with the path that its API is under.", None
+    )
     subject_strategy: Annotated[
         Literal["topic_name", "record_name", "topic_record_name"], AnyCaseLower
-    ] = setting("How the registry's subject is named.", "topic_name")
-    message_type: Text | None = setting("Full name of the Protobuf message.", None)
-    cache_ttl_seconds: Integer = setting(
-        "How long a schema of the registry is kept.", 300, ge=1, le=604_800
+    ] = setting(
+        "How the subject is named whose latest schema is fetched: `TOPIC-value`, the message "
+        "type's full name, or `TOPIC-` and that name.",
+        "topic_name",
     )
-    latest_on_startup: Flag = setting("Fetch the latest schema at the start.", True)
+    message_type: Text | None = setting(
+        "Full name of the record or message type: in the subject's name, and in a Protobuf file "
+        "with several.",
+        None,
+    )
+    cache_ttl_seconds: Integer = setting(
+        "How long an answer of the registry is believed that may change: which schema is a "
+        "subject's latest and, for 30 s at most, that an id is not known. A schema is kept for "
+        "good.",
+        300,
+        ge=1,
+        le=604_800,
+    )
+    latest_on_startup: Flag = setting(
+        "Fetch the subject's latest schema at the start, so that its columns are there before the "
+        "first record.",
+        True,
+    )
+    schema_registry: SchemaRegistry = setting(
+        "Login and encryption for the Schema Registry.", SchemaRegistry(), native=True
+    )
 
     @field_validator("type")
     @classmethod
@@ -149,6 +190,11 @@ class KafkaFormat(Section):
                 f"{', '.join(FORMATS_DECODED)} (raw keeps the bytes of every record)"
             )
         return kind
+
+    @property
+    def registered(self) -> bool:
+        """Whether the payloads' schemas are in a registry."""
+        return self.type in FORMATS_REGISTERED
 
 
 class KafkaSecurity(Section):

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "ports",
         "batch_calls cli_query intake upkeep",
         "takeover underway",
-        "runner wiring_upkeep",
+        "runner wiring_decoders wiring_upkeep",
         "wiring tasks",
         "companion wiring_table",
         "cli_maintenance cli_verify tracking_choice",
