@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
@@ -76,10 +76,16 @@ class RegistryClient:
         self._where = f"The schema registry at {settings.shown}"
         headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
         auth = None
+        # Not left to httpx, which would log the address with what is in it.
+        address = urlsplit(settings.url)
         if settings.token is not None:
             headers["Authorization"] = f"Bearer {settings.token}"
         elif settings.user is not None:
             auth = httpx.BasicAuth(settings.user, settings.password or "")
+        elif address.username is not None:
+            password = unquote(address.password or "")
+            auth = httpx.BasicAuth(unquote(address.username), password)
+        self._logs_in = auth is not None or settings.token is not None
         self._http = httpx.Client(
             headers=headers,
             auth=auth,
@@ -150,7 +156,7 @@ class RegistryClient:
 
     def _once(self, path: str, parameters: Mapping[str, str]) -> Any:
         """The JSON that one try came to; None when there is no such thing."""
-        url = self._settings.url.rstrip("/") + path
+        url = self._settings.shown + path
         deadline = time.monotonic() + self._settings.timeout_seconds
         try:
             with self._http.stream("GET", url, params=parameters) as response:
@@ -193,9 +199,9 @@ class RegistryClient:
         if status >= 500 or status in _BUSY:
             raise self._transient(f"answered with HTTP status {status}")
         if status in (401, 403):
-            remedy = f"Check user, password, token and rights ({_SECTION})."
-            if not (self._settings.user or self._settings.token):
-                remedy = f"Give a user and password, or a token ({_SECTION})."
+            remedy = f"Check user name, password, token and rights ({_SECTION})."
+            if not self._logs_in:
+                remedy = f"Give a user name and password, or a token ({_SECTION})."
             what = f"{self._where} refuses us with HTTP status {status}."
             raise ServiceError(what, component=Component.REGISTRY, remedy=remedy)
         raise ServiceError(
@@ -207,7 +213,7 @@ class RegistryClient:
     def _registered(self, body: Any) -> Registered:
         try:
             return _read(body)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise self._transient("answered with JSON that is no schema") from None
 
     def _away(self, error: httpx.TransportError) -> TransientError | ServiceError:
@@ -228,7 +234,7 @@ class RegistryClient:
 
 
 def _read(body: Any) -> Registered:
-    """Raises KeyError, TypeError or ValueError when it is no schema."""
+    """Raises AttributeError, KeyError, TypeError or ValueError when it is no schema."""
     references = tuple(
         Reference(_text(one["name"]), _text(one["subject"]), int(one["version"]))
         for one in body.get("references") or ()
