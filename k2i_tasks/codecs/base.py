@@ -59,8 +59,11 @@ def decoded_whole(decoder: Decoder, raw: RawBatch, patience_seconds: float) -> D
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            if decoder.prepare(raw, PREPARE_SECONDS) == len(raw):
+            ready = decoder.prepare(raw, 0.0)
+            if ready == len(raw):
                 return decoder.decode(raw)
+            rest = raw.split(ready)[1] if ready else raw
+            decoder.prepare(rest, PREPARE_SECONDS)
         except TransientError:
             if time.monotonic() >= deadline:
                 raise
