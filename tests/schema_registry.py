@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections import deque
@@ -54,6 +55,9 @@ def dripping(request: BaseHTTPRequestHandler) -> None:
 class FakeRegistry:
     """Schemas by id and by subject; a context manager that serves them.
 
+    Args:
+        tls: as whom, and to whom; None for plain HTTP.
+
     Attributes:
         requests: paths that were asked for, in order.
         headers: of the last request.
@@ -61,7 +65,7 @@ class FakeRegistry:
         always: what becomes of the others; None for an answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[str] = []
         self.headers: Mapping[str, str] = {}
         self.faults: deque[Fault] = deque()
@@ -83,13 +87,19 @@ class FakeRegistry:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            # The handshake is its own thread's, so that one that fails holds nobody up.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         )
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
         self._thread.start()
