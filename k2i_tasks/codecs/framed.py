@@ -61,6 +61,7 @@ class FramedDecoder:
         self._manual = mode == "manual"
         # Without a table even the manual mode has to create the columns, once.
         self._may_create = table_schema is None
+        self._last: tuple[RawBatch, Frames] | None = None
         self._schema = pa.schema([])
         if table_schema is not None:
             present = columns.without(table_schema)
@@ -105,12 +106,16 @@ class FramedDecoder:
         return assemble(raw, payload, self._schema, errors, self._metadata)
 
     def _frames(self, raw: RawBatch) -> Frames:
-        return Frames.of(
-            raw.values,
-            paths=self._format == "protobuf",
-            max_message_bytes=self._max_message_bytes,
-            prefix=self._format,
-        )
+        """The frames of `raw`; those of the last batch are asked for by `prepare` and `decode`."""
+        if self._last is None or self._last[0] is not raw:
+            frames = Frames.of(
+                raw.values,
+                paths=self._format == "protobuf",
+                max_message_bytes=self._max_message_bytes,
+                prefix=self._format,
+            )
+            self._last = raw, frames
+        return self._last[1]
 
     def _decoded(
         self, group: Group, errors: dict[int, DecodeError]

@@ -36,6 +36,7 @@ class FramedJsonDecoder:
         self._writers = writers
         self._metadata = columns
         self._max_message_bytes = max_message_bytes
+        self._last: tuple[RawBatch, Frames] | None = None
         self._json = JsonDecoder(
             columns, table_schema, max_message_bytes=max_message_bytes, mode=mode
         )
@@ -73,6 +74,10 @@ class FramedJsonDecoder:
         return assemble(raw, payload, schema, errors, self._metadata)
 
     def _frames(self, raw: RawBatch) -> Frames:
-        return Frames.of(
-            raw.values, paths=False, max_message_bytes=self._max_message_bytes, prefix="json"
-        )
+        """The frames of `raw`; those of the last batch are asked for by `prepare` and `decode`."""
+        if self._last is None or self._last[0] is not raw:
+            frames = Frames.of(
+                raw.values, paths=False, max_message_bytes=self._max_message_bytes, prefix="json"
+            )
+            self._last = raw, frames
+        return self._last[1]
