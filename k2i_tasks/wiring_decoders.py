@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from k2i_tasks.codecs import Decoder, MetadataColumns, make_decoder
+from k2i_tasks.codecs.keyed import KEY_COLUMNS, KeyedDecoder, key_table_schema
 from k2i_tasks.config import Config
+from k2i_tasks.config.model_kafka import FORMATS_REGISTERED
 from k2i_tasks.errors import DecodeError, TransientError
 
 if TYPE_CHECKING:
@@ -47,51 +49,64 @@ class Decoders:
             ServiceError: the registry refuses us.
             SchemaConflictError: the table's columns cannot hold this format.
         """
-        kind = self._config.kafka.format
-        columns = MetadataColumns(**self._config.iceberg.metadata_columns.model_dump())
+        kafka, names = self._config.kafka, self._config.iceberg.metadata_columns
+        keys = kafka.key_format
+        column = "" if keys.type == "raw" else keys.column
+        columns = MetadataColumns(**names.model_dump(), decoded_key=column)
+        subject = latest_subject(self._config) if ahead else None
+        value = self._one(kafka.format.type, columns, schema, subject)
+        if not column:
+            return value
+        subject = key_subject(self._config) if ahead else None
+        present = key_table_schema(schema, column, plain=keys.type == "string")
+        key = self._one(keys.type, KEY_COLUMNS, present, subject)
+        return KeyedDecoder(value, key, column)
+
+    def _one(
+        self, kind: str, columns: MetadataColumns, schema: pa.Schema | None, subject: str | None
+    ) -> Decoder:
+        """The decoder of a format, which has looked at the latest schema of `subject`, if any."""
         limit, mode = self._config.kafka.max_message_bytes, self._config.schema_evolution.mode
-        if self._schemas is None:
+        if kind not in FORMATS_REGISTERED:
             return make_decoder(
-                kind.type,
-                columns=columns,
-                table_schema=schema,
-                max_message_bytes=limit,
-                mode=mode,
+                kind, columns=columns, table_schema=schema, max_message_bytes=limit, mode=mode
             )
         from k2i_tasks.codecs.registered import registered_decoder
 
+        assert self._schemas is not None
         decoder = registered_decoder(
-            kind.type,
+            kind,
             self._schemas,
             columns=columns,
             table_schema=schema,
             max_message_bytes=limit,
             mode=mode,
-            unknown_seconds=float(kind.cache_ttl_seconds),
+            unknown_seconds=float(self._config.kafka.format.cache_ttl_seconds),
         )
-        subject = latest_subject(self._config)
-        if ahead and subject is not None:
-            self._look_ahead(decoder, self._schemas, subject)
+        if subject is not None:
+            _look_ahead(kind, decoder, self._schemas, subject)
         return decoder
 
-    def _look_ahead(self, decoder: RegisteredDecoder, schemas: Schemas, subject: str) -> None:
-        """Takes in the columns of the subject's latest schema; without it records bring theirs."""
-        from k2i_tasks.codecs.registered import columns_of
 
-        try:
-            latest = schemas.latest(subject)
-            if latest is None:
-                log.info("subject %s has no schema yet: the first records bring one", subject)
-                return
-            decoder.adopt(columns_of(self._config.kafka.format.type, latest))
-        except (DecodeError, TransientError) as error:
-            log.warning("the latest schema of %s is not looked at: %s", subject, error)
+def _look_ahead(kind: str, decoder: RegisteredDecoder, schemas: Schemas, subject: str) -> None:
+    """Takes in the columns of the subject's latest schema; without it records bring theirs."""
+    from k2i_tasks.codecs.registered import columns_of
+
+    try:
+        latest = schemas.latest(subject)
+        if latest is None:
+            log.info("subject %s has no schema yet: the first records bring one", subject)
+            return
+        decoder.adopt(columns_of(kind, latest))
+    except (DecodeError, TransientError) as error:
+        log.warning("the latest schema of %s is not looked at: %s", subject, error)
 
 
 def schemas_of(config: Config, resolved: Mapping[str, str]) -> Schemas | None:
     """The configured registry's schemas; None where the format needs none. Reaches nothing yet."""
     kind = config.kafka.format
-    if not kind.registered or kind.schema_registry_url is None:
+    needed = kind.registered or config.kafka.key_format.registered
+    if not needed or kind.schema_registry_url is None:
         return None
     from k2i_tasks.registry import DiskCache, RegistrySettings, Schemas
 
@@ -123,3 +138,10 @@ def latest_subject(config: Config) -> str | None:
     if kind.subject_strategy == "record_name":
         return kind.message_type
     return f"{topic}-{kind.message_type}"
+
+
+def key_subject(config: Config) -> str | None:
+    """As `latest_subject`, of the keys: only the topic's name tells it."""
+    kind = config.kafka.format
+    named = kind.latest_on_startup and kind.subject_strategy == "topic_name"
+    return f"{config.kafka.topic}-key" if named else None

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, StringConstraints, field_v
 from k2i_tasks.config.fields import (
     AnyCaseLower,
     AnyCaseUpper,
+    Column,
     FilePath,
     Flag,
     HttpUrl,
@@ -126,6 +127,16 @@ Properties = Annotated[
 ]
 
 
+def decoded_here(kind: str) -> str:
+    """Refuses a format that this version does not decode."""
+    if kind not in FORMATS_DECODED:
+        raise ValueError(
+            f"{kind!r} cannot be decoded by this version; it decodes "
+            f"{', '.join(FORMATS_DECODED)} (raw keeps the bytes of every record)"
+        )
+    return kind
+
+
 class SchemaRegistry(Section):
     """How the Schema Registry is reached, beside its address."""
 
@@ -184,16 +195,35 @@ class KafkaFormat(Section):
     @field_validator("type")
     @classmethod
     def _decoded_here(cls, kind: str) -> str:
-        if kind not in FORMATS_DECODED:
-            raise ValueError(
-                f"{kind!r} cannot be decoded by this version; it decodes "
-                f"{', '.join(FORMATS_DECODED)} (raw keeps the bytes of every record)"
-            )
-        return kind
+        return decoded_here(kind)
 
     @property
     def registered(self) -> bool:
         """Whether the payloads' schemas are in a registry."""
+        return self.type in FORMATS_REGISTERED
+
+
+class KafkaKeyFormat(Section):
+    """How the keys of the topic are decoded; their bytes are kept in any case."""
+
+    type: Annotated[
+        Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"], AnyCaseLower
+    ] = setting(
+        "Format of the keys; raw decodes nothing. A schema registry is that of `kafka.format`.",
+        "raw",
+    )
+    column: Column = setting(
+        "Column for decoded keys: a text for string, a struct for the others.", "_kafka_key_decoded"
+    )
+
+    @field_validator("type")
+    @classmethod
+    def _decoded_here(cls, kind: str) -> str:
+        return decoded_here(kind)
+
+    @property
+    def registered(self) -> bool:
+        """Whether the keys' schemas are in a registry."""
         return self.type in FORMATS_REGISTERED
 
 
@@ -267,6 +297,7 @@ class Kafka(Section):
         "Largest record that is fetched.", 10_485_760, native=True, ge=1_024, le=1_000_000_000
     )
     format: KafkaFormat = setting("Format of the values.", KafkaFormat())
+    key_format: KafkaKeyFormat = setting("Format of the keys.", KafkaKeyFormat(), native=True)
     security: KafkaSecurity = setting("Encryption and login.", KafkaSecurity())
     properties: Properties = setting(
         "Further librdkafka settings; those with a key here and secrets are refused.",

@@ -100,7 +100,8 @@ def _login(config: Config) -> Iterator[str]:
 
 def _registry(config: Config) -> Iterator[str]:
     kind = config.kafka.format
-    if kind.schema_registry_url is not None and not kind.registered:
+    registered = kind.registered or config.kafka.key_format.registered
+    if kind.schema_registry_url is not None and not registered:
         yield f"kafka.format.schema_registry_url is not used: format {kind.type} needs no schema."
     if kind.schema_registry.token is not None and kind.schema_registry.username is not None:
         yield ("kafka.format.schema_registry.username and password are not sent: there is a token.")

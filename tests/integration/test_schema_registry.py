@@ -104,6 +104,7 @@ def test_framed_json_becomes_columns_by_its_schemas_references_included(
         {"id": 2, "at": None, "price": None, "extra": "not in the schema"},
         {"tags": ["a", "b"]},
     ]
+    registered.program.environ["K2I_KAFKA_KEY_FORMAT_TYPE"] = "string"
     registered.write(first(rows[0]), second(rows[1]), None, third(rows[2]))
     registered.write(b"", b"\0", b"{}xxxx", b"\0\x7f\xff\xff\xff{}", first({"id": 3})[:-1])
     registered.run_to_the_end()
@@ -122,6 +123,7 @@ def test_framed_json_becomes_columns_by_its_schemas_references_included(
     assert found[0]["address"] == {"city": "Ulm"}
     assert found[1]["extra"] == "not in the schema"
     assert found[3]["tags"] == ["a", "b"]
+    assert [row["_kafka_key_decoded"] for row in found] == [f"key-{n}" for n in range(4)]
     # A column of the schema is there though no record ever had it.
     assert found[0]["never"] is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,20 @@ def test_other_formats_reach_for_no_registry(tmp_path: Path) -> None:
     raw = batch_of([b'{"a":1}'])
     decoder = decoders_of(config).decoder(None, ahead=True)
     assert payload(decoded_whole(decoder, raw, 0.0)) == [{"a": 1}]
+
+
+def test_keys_have_a_format_and_a_subject_of_their_own(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    key = json.dumps({"type": "object", "properties": {"id": {"type": "integer"}}})
+    known = registry.add("orders-key", key, kind="JSON")
+    config = config_of(tmp_path, registry.url, type="json")
+    keyed = config.kafka.model_copy(
+        update={"key_format": config.kafka.key_format.model_copy(update={"type": "jsonschema"})}
+    )
+    decoder = decoders_of(config.model_copy(update={"kafka": keyed})).decoder(None, ahead=True)
+    raw = replace(batch_of([b'{"a":1}'] * 2), keys=[frame(known, b'{"id":7}'), None])
+    rows = decoded_whole(decoder, raw, 0.0).table.to_pylist()
+    assert [row["_kafka_key_decoded"] for row in rows] == [{"id": 7}, None]
+    assert [row["_kafka_key"] for row in rows] == list(raw.keys)
+    assert registry.requests == ["/subjects/orders-key/versions/latest"]
