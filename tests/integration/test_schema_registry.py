@@ -115,6 +115,8 @@ def test_framed_json_becomes_columns_by_its_schemas_references_included(
         7: "registry.unknown_id",
         8: "json.syntax",
     }
+    code, output = finished(registered.program.command("verify", "--values", "full"))
+    assert code == 0, output
     found = sorted(registered.rows(), key=lambda row: row["_kafka_offset"])
     assert [row["_kafka_offset"] for row in found] == [0, 1, 2, 3]
     assert [row["id"] for row in found] == [1, 2, None, None]
