@@ -16,6 +16,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from tests.conftest import Stack
 from tests.program import Program, finished
 from tests.running import running
+from tests.schema_registry import FakeRegistry, frame
 from tests.stack.programs import free_port
 from tests.support import assert_exactly_once, create_topic, produce, read_by_metadata
 
@@ -182,6 +183,25 @@ def test_a_run_starts_without_the_registry_by_what_an_earlier_one_kept(
     output = registered.run_to_the_end()
     assert "the latest schema of" in output
     assert_exactly_once(registered.rows(), {(0, 0): {"id": 1}, (0, 1): {"id": 2}})
+
+
+def test_a_drain_while_records_wait_ends_the_run_and_the_next_one_reads_them(
+    tmp_path: Path, kafka_bootstrap: str
+) -> None:
+    text = json.dumps({"type": "object", "properties": {"id": {"type": "integer"}}})
+    with FakeRegistry() as registry:
+        known, unknown = (registry.add("s", text, kind="JSON") for _ in range(2))
+        registered = Registered(tmp_path, kafka_bootstrap, registry.url, "jsonschema")
+        registered.write(frame(known, b'{"id":0}'))
+        with running(registered.program) as run:
+            run.until_committed(1)
+            with registry.away():
+                registered.write(frame(unknown, b'{"id":1}'))
+                run.until(lambda page: "registry" in page["components"], "missing the registry")
+                run.drain()
+        assert_exactly_once(registered.rows(), {(0, 0): {"id": 0}})
+        registered.run_to_the_end()
+    assert_exactly_once(registered.rows(), {(0, n): {"id": n} for n in range(2)})
 
 
 def test_validate_looks_at_the_registry(registered: Registered) -> None:
