@@ -69,21 +69,17 @@ def _solid(column: pa.ChunkedArray) -> pa.Array:
         array = pa.array([], type=column.type)
     else:
         array = pa.concat_arrays(column.chunks)
-    if array.offset or (pa.types.is_nested(array.type) and _is_cut(array)):
-        array = array.take(pa.array(np.arange(len(array))))
-    return array
+    return _whole(array)
 
 
-def _is_cut(array: pa.Array) -> bool:
-    """Whether a nested array has more in its children than it shows."""
-    kind = array.type
-    if pa.types.is_struct(kind):
-        return any(len(array.field(n)) != len(array) for n in range(kind.num_fields))
-    return bool(array.offsets[0].as_py() or array.offsets[-1].as_py() != len(array.values))
+def _whole(array: pa.Array) -> pa.Array:
+    """`array`, copied if it is a slice, as what a struct holds may be."""
+    return array.take(pa.array(np.arange(len(array)))) if array.offset else array
 
 
 def _as_list(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     """The elements of a list or items of a map, and for each the place of its list."""
+    array = _whole(array)
     if pa.types.is_map(array.type):
         inner = pa.StructArray.from_arrays([array.items], names=[MAP_VALUE])
         mask = array.is_null() if array.null_count else None
@@ -163,6 +159,7 @@ def _as(array: pa.Array | None, wanted: pa.DataType, size: int) -> pa.Array:
         return pa.nulls(size, wanted)
     if array.type == wanted:
         return array
+    array = _whole(array)
     mask = array.is_null() if array.null_count else None
     if types.is_struct(wanted) and types.is_struct(array.type):
         names = {member.name for member in array.type}

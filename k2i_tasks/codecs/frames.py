@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -83,9 +84,12 @@ class Frames:
             max_message_bytes: a longer value is refused.
             prefix: of the code for that, the name of the format.
         """
-        present = np.fromiter((value is not None for value in values), bool, len(values))
+        present, texts = np.ones(len(values), bool), values
+        if None in values:
+            present = np.fromiter((value is not None for value in values), bool, len(values))
+            texts = [value for value in values if value is not None]
         records = np.flatnonzero(present).astype(np.int64)
-        whole = Payloads.joined([value for value in values if value is not None])
+        whole = Payloads.joined(cast(Sequence[bytes], texts))
         sizes = whole.ends - whole.starts
         errors: dict[int, DecodeError] = {}
         bad = sizes > max_message_bytes
