@@ -25,7 +25,8 @@ from k2i_tasks.kafka.orders import OrderPool
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.operations import Operations
 from k2i_tasks.types import DecodedBatch, OffsetRange, Origin, RawBatch, TopicPartition
-from k2i_tasks.wiring import build_operations, decoder_of, open_journal
+from k2i_tasks.wiring import build_operations, open_journal
+from k2i_tasks.wiring_decoders import Decoders
 
 TOPIC = "events"
 P0 = TopicPartition(TOPIC, 0)
@@ -112,7 +113,7 @@ class Events:
             ranges={P0: OffsetRange(0, topics.POOL)},
             payload_bytes=sum(map(len, values)),
         )
-        self._decoded = decoder_of(config, None).decode(raw)
+        self._decoded = Decoders(config, {}).decoder(None).decode(raw)
         self._offset = config.iceberg.metadata_columns.offset
 
     @property

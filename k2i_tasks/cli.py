@@ -212,6 +212,7 @@ def validate(
 def _component(check: str) -> Component:
     """The component that a check of `check_connections` belongs to, by its name."""
     for word, component in (
+        ("schema registry", Component.REGISTRY),
         ("kafka", Component.KAFKA),
         ("catalog", Component.ICEBERG),
         ("store", Component.STORAGE),

@@ -26,6 +26,7 @@ class Component(StrEnum):
 
     CONFIG = "config"
     KAFKA = "kafka"
+    REGISTRY = "registry"
     ICEBERG = "iceberg"
     STORAGE = "storage"
     WAL = "txlog"
@@ -37,6 +38,8 @@ class Component(StrEnum):
 EXIT_CODES: dict[Component, int] = {
     Component.CONFIG: 1,
     Component.KAFKA: 2,
+    # K2I has none for it; it is on the side where records come from.
+    Component.REGISTRY: 2,
     Component.ICEBERG: 3,
     Component.STORAGE: 4,
     Component.WAL: 5,

@@ -8,7 +8,14 @@ from collections import Counter, deque
 import numpy as np
 import pyarrow as pa
 
-from k2i_tasks.errors import Component, IntegrityError
+from k2i_tasks.errors import (
+    Component,
+    IntegrityError,
+    K2IError,
+    TransientError,
+    component_of,
+    health_component_of,
+)
 from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Source
 from k2i_tasks.progress import Progress
@@ -39,17 +46,36 @@ class Intake:
         self.lacking = 0
         #: Polled, not yet given: in order.
         self._held: deque[RawBatch | DecodedBatch] = deque()
+        #: Why the source is paused: "buffer", "schemas".
+        self._stops: set[str] = set()
 
     def forget(self) -> None:
-        """What was polled and not given yet is not ours any more, or is read again."""
+        """What was polled and not given yet is not ours any more, or is read again.
+
+        The source is to be assigned anew, which ends its pauses.
+        """
         self._held.clear()
+        self._stops.clear()
+
+    def pause(self, why: str = "buffer") -> None:
+        """Stops the flow of records until `resume` of the same reason. Idempotent."""
+        self._stops.add(why)
+        self._source.pause()
+
+    def resume(self, why: str = "buffer") -> None:
+        """Lets records flow, unless there is another reason against it. Idempotent."""
+        self._stops.discard(why)
+        if not self._stops:
+            self._source.resume()
 
     def poll(
         self, max_records: int, timeout_seconds: float, *, room_bytes: int, empty: bool
     ) -> list[DecodedBatch]:
         """The next batches, in order, as far as they fit. May block for the time-out.
 
-        What does not fit is kept and comes first the next time; until then nothing is polled.
+        What does not fit is kept and comes first the next time; until then nothing is polled. The
+        same goes for records whose schema is not known yet, while the source is paused and polled
+        only to keep its client alive.
 
         Args:
             max_records: most records to poll.
@@ -61,7 +87,10 @@ class Intake:
             K2IError: the source cannot be read on.
         """
         self.lacking = 0
-        if not self._held:
+        waiting = "schemas" in self._stops
+        if waiting:
+            self.keep_alive(0.0)
+        elif not self._held:
             self._hold(max_records, timeout_seconds)
         given: list[DecodedBatch] = []
         while self._held:
@@ -69,7 +98,10 @@ class Intake:
             if isinstance(held, DecodedBatch):
                 given.append(held)
                 continue
-            decoded = self._fitting(held, room_bytes, alone=empty and not given)
+            ready = self._ready(held, 0.0 if given else timeout_seconds)
+            if ready is None:
+                break
+            decoded = self._fitting(ready, room_bytes, alone=empty and not given)
             if decoded is None:
                 break
             given.append(decoded)
@@ -87,6 +119,31 @@ class Intake:
             self._held.append(self.skip(lost))
         if raw is not None and raw.ranges:
             self._held.append(raw)
+
+    def _ready(self, raw: RawBatch, timeout_seconds: float) -> RawBatch | None:
+        """As much of `raw` as can be decoded now; the rest is held. None when nothing can."""
+        try:
+            count = self.decoder.prepare(raw, timeout_seconds)
+        except TransientError as error:
+            log.warning("records wait for their schemas: %s", error)
+            self._progress.note(health_component_of(error), str(error))
+            self._meter.on_error(component_of(error))
+            count = 0
+        except K2IError:
+            # It ends the run; until then this is still to come.
+            self._held.appendleft(raw)
+            raise
+        if count == len(raw):
+            if "schemas" in self._stops:
+                self.resume("schemas")
+            return raw
+        self.pause("schemas")
+        if count == 0:
+            self._held.appendleft(raw)
+            return None
+        first, rest = raw.split(count)
+        self._held.appendleft(rest)
+        return first
 
     def _fitting(self, raw: RawBatch, room_bytes: int, *, alone: bool) -> DecodedBatch | None:
         """As much of `raw` as fits, decoded; the rest is held. None when not one record fits."""

@@ -72,10 +72,14 @@ class StartRule(Protocol):
 
 
 class Decoder(Protocol):
-    """Turns polled batches into Arrow; never fails for a bad record."""
+    """Turns polled batches into Arrow; never fails for a bad record.
+
+    `prepare` says how many of the first records `decode` is ready for, having waited for the first.
+    """
 
     @property
     def schema(self) -> pa.Schema | None: ...
+    def prepare(self, raw: RawBatch, timeout_seconds: float) -> int: ...
     def decode(self, raw: RawBatch) -> DecodedBatch: ...
 
 

@@ -26,6 +26,7 @@ _SAMPLES_KEPT = 10_000
 #: Component of an error -> component of K2I's health page.
 _PAGE = {
     "kafka": "kafka",
+    "registry": "registry",
     "iceberg": "iceberg",
     "catalog": "catalog",
     "schema": "schema",

@@ -357,13 +357,13 @@ class Runner:
                 case Release(batch_id):
                     self.buffer.release(batch_id)
                 case Pause():
-                    self._source.pause()
+                    self._intake.pause()
                     self.progress.paused = True
                     self.progress.pauses += 1
                     self._meter.on_pause()
                     log.info("buffer is full: consumption pauses")
                 case Resume():
-                    self._source.resume()
+                    self._intake.resume()
                     self.progress.paused = False
                     log.info("buffer has room: consumption resumes")
                 case Stop(error):

@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
-
 from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy
 from k2i_tasks.clock import SystemClock
-from k2i_tasks.codecs import MetadataColumns, make_decoder
 from k2i_tasks.config import Config
 from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.iceberg.catalog import (
@@ -36,6 +33,7 @@ from k2i_tasks.ports import Settings, TrackerFactory
 from k2i_tasks.runner import Runner
 from k2i_tasks.types import Offsets, Ranges
 from k2i_tasks.wal.log import WriteAheadLog
+from k2i_tasks.wiring_decoders import Decoders
 from k2i_tasks.wiring_upkeep import upkeep_of
 
 #: Partitions of the embedded broker's topic.
@@ -67,6 +65,7 @@ def build_runner(
         accept_gaps=config.kafka.on_gap == "continue",
         shared=config.kafka.assignment == "group",
     )
+    decoders = Decoders(config, resolved)
     journal = open_journal(config, metrics)
     operations = build_operations(config, resolved, owner, journal, source.commit_offsets)
     clock = SystemClock()
@@ -75,7 +74,7 @@ def build_runner(
         table=".".join(config.iceberg.identifier),
         source=source,
         operations=operations,
-        decoder_for=lambda schema: decoder_of(config, schema),
+        decoder_for=lambda schema: decoders.decoder(schema, ahead=True),
         start_rule=StartRule(config),
         tracker_factory=tracker_factory,
         meter=metrics,
@@ -163,17 +162,6 @@ def _settings(config: Config, records_max: int | None) -> Settings:
         records_max=records_max,
         # A member that the group has dropped hears of it with its next poll.
         rebalance_seconds=config.kafka.session_timeout_ms / 1000 + 30.0,
-    )
-
-
-def decoder_of(config: Config, schema: pa.Schema | None) -> Any:
-    names = config.iceberg.metadata_columns
-    return make_decoder(
-        config.kafka.format.type,
-        columns=MetadataColumns(**names.model_dump()),
-        table_schema=schema,
-        max_message_bytes=config.kafka.max_message_bytes,
-        mode=config.schema_evolution.mode,
     )
 
 

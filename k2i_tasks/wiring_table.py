@@ -28,7 +28,8 @@ from k2i_tasks.verification.accepted import accepted_gaps
 from k2i_tasks.verification.report import VerifyReport
 from k2i_tasks.verification.subject import Subject, VerifyOptions, must_be_told_apart
 from k2i_tasks.verification.verifier import Progress, Verifier
-from k2i_tasks.wiring import StartRule, decoder_of
+from k2i_tasks.wiring import StartRule
+from k2i_tasks.wiring_decoders import Decoders, schemas_of
 
 #: Longest wait for a broker to describe the topic, in seconds.
 LOOK_SECONDS = 15.0
@@ -36,7 +37,7 @@ LETTER_POSITIONS = PositionColumns("partition", "offset", "topic")
 
 
 def check_connections(config: Config) -> list[tuple[str, str | None]]:
-    """Tries broker and topic, catalog, and store; for each its name and what is wrong, if any."""
+    """Tries all services that a run needs; for each its name and what is wrong, if any."""
     resolved = secrets.opened(config)
 
     def broker() -> None:
@@ -49,8 +50,10 @@ def check_connections(config: Config) -> list[tuple[str, str | None]]:
     iceberg = config.iceberg
     catalog = _tried(lambda: check_catalog(iceberg, resolved))
     store = "not tried, since the catalog is asked where it is"
+    schemas = schemas_of(config, resolved)
     return [
         (f"Kafka topic {config.kafka.topic}", _tried(broker)),
+        *([(f"schema registry {schemas.where}", _tried(schemas.check))] if schemas else []),
         (f"{iceberg.catalog_type} catalog", catalog),
         ("object store", store if catalog else _tried(lambda: check_store(iceberg, resolved))),
     ]
@@ -137,7 +140,8 @@ def verify_table(
         branch=iceberg.branch,
         accepted=accepted_gaps(folder, str(table.metadata.table_uuid), kafka.topic),
     )
-    decoder = decoder_of(config, payload_columns(rows.schema, iceberg.metadata_columns))
+    payload = payload_columns(rows.schema, iceberg.metadata_columns)
+    decoder = Decoders(config, resolved).decoder(payload)
     reading = reading_settings(settings, "verify")
     return Verifier(subject, lambda: RangeReader(reading, kafka.topic), decoder, options).run(
         progress

@@ -105,6 +105,12 @@ def kafka_bootstrap(kafka: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
+def schema_registry(stack: Stack) -> str:
+    """Address of a running schema registry."""
+    return stack.up("apicurio")["SCHEMA_REGISTRY_URL"]
+
+
+@pytest.fixture(scope="session")
 def rest_catalog(stack: Stack) -> CatalogAt:
     """A running REST catalog with its warehouse in a local folder."""
     client = stack.up("iceberg-rest")

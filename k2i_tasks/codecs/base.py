@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -9,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from k2i_tasks.codecs.metadata import MetadataColumns, metadata_arrays
-from k2i_tasks.errors import DecodeError
+from k2i_tasks.errors import DecodeError, TransientError
 from k2i_tasks.types import DeadLetter, DecodedBatch, RawBatch
 
 #: What one dead letter weighs in memory beside its payload bytes.
 DEAD_LETTER_OVERHEAD_BYTES = 400
+#: Longest wait of one `prepare` where nothing else is to be done, in seconds.
+PREPARE_SECONDS = 1.0
 
 
 class Decoder(Protocol):
@@ -24,12 +27,46 @@ class Decoder(Protocol):
         """Payload columns known so far, without metadata columns; None before the first."""
         ...
 
+    def prepare(self, raw: RawBatch, timeout_seconds: float) -> int:
+        """Gets what `decode` needs for `raw`: schemas that its records name. Idempotent.
+
+        May block for the time-out, and does only while the first record is not ready.
+
+        Returns:
+            How many of the first records are ready for `decode`; for the others ask again.
+
+        Raises:
+            TransientError: the schema registry is away. Each failure is told once; ask again.
+            K2IError: the registry refuses us, or there is none.
+        """
+        ...
+
     def decode(self, raw: RawBatch) -> DecodedBatch:
         """One row or one dead letter per record, in record order; never raises for a bad record.
 
-        Must not block: no I/O, no locks.
+        Only of records that are ready. Must not block: no I/O, no locks.
         """
         ...
+
+
+def decoded_whole(decoder: Decoder, raw: RawBatch, patience_seconds: float) -> DecodedBatch:
+    """`raw` decoded as soon as all of it is ready. Blocks until then.
+
+    Raises:
+        TransientError: the schema registry was away for `patience_seconds`.
+        K2IError: it refuses us.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            ready = decoder.prepare(raw, 0.0)
+            if ready == len(raw):
+                return decoder.decode(raw)
+            rest = raw.split(ready)[1] if ready else raw
+            decoder.prepare(rest, PREPARE_SECONDS)
+        except TransientError:
+            if time.monotonic() >= deadline:
+                raise
 
 
 def dead_letter(raw: RawBatch, index: int, error: DecodeError) -> DeadLetter:

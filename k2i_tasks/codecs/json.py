@@ -5,6 +5,8 @@ The exact path decides what is right; the fast path either gives the same values
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
@@ -14,6 +16,7 @@ from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_reading import PART_RECORDS_MAX, Piece, Reading
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.wire import conform
+from k2i_tasks.errors import DecodeError
 from k2i_tasks.types import DecodedBatch, RawBatch
 
 #: More pieces than this are copied into one: small chunks are slow to write.
@@ -60,16 +63,35 @@ class JsonDecoder:
         typed = self._columns.plan.typed
         return typed if len(typed) else None
 
+    def prepare(self, raw: RawBatch, timeout_seconds: float) -> int:
+        """All of it is ready: nothing but the records is needed."""
+        return len(raw)
+
     def decode(self, raw: RawBatch) -> DecodedBatch:
         """One row or one dead letter per record; must not block; never raises for a bad record."""
-        page = Page(raw.values, self._max_message_bytes)
+        payload, errors = self.read(raw.values)
+        return assemble(raw, payload, self._columns.plan.typed, errors, self._metadata)
+
+    def read(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[dict[str, pa.ChunkedArray], dict[int, DecodeError]]:
+        """The columns that n payloads make, and why others make none; must not block.
+
+        Returns:
+            By name the columns as they are known after it, each of n less the errors; and index of
+            a payload -> why it is refused.
+        """
+        page = Page(values, self._max_message_bytes)
         self._columns.create(page)
         reading = Reading(self._columns, page, part_records=self._part_records)
         pieces, errors = reading.run()
         self._part_records = reading.part_records
-        typed = self._columns.plan.typed
-        payload = {field.name: _joined(pieces, field) for field in typed}
-        return assemble(raw, payload, typed, page.errors | errors, self._metadata)
+        payload = {field.name: _joined(pieces, field) for field in self._columns.plan.typed}
+        return payload, page.errors | errors
+
+    def adopt(self, given: pa.Schema) -> None:
+        """Takes columns in before a record has them, as far as the mode allows."""
+        self._columns.adopt(given)
 
 
 def _widened(array: pa.Array, wanted: pa.DataType) -> pa.Array:

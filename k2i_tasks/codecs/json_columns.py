@@ -21,6 +21,7 @@ from k2i_tasks.codecs.json_exact import parse_document
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_rows import Reader, Unlisted, row_reader
 from k2i_tasks.codecs.metadata import MetadataColumns
+from k2i_tasks.codecs.unite import unite
 from k2i_tasks.codecs.wire import is_supported, plain_field, wire_schema
 from k2i_tasks.errors import DecodeError, SchemaConflictError
 
@@ -104,6 +105,23 @@ class LearnedColumns:
             if self._manual:
                 # What has no type by now will not get one.
                 self._plan = Plan.of(self._plan.typed, self._reserved)
+
+    def adopt(self, given: pa.Schema) -> None:
+        """Take in columns that a schema of the records' has, as far as the mode allows.
+
+        What is known keeps its type where the two have none in common.
+        """
+        additive = self._may_create or not self._manual
+        united = unite(
+            self._plan.learned,
+            given,
+            additive=additive,
+            reserved=self._reserved,
+            limits=self._limits,
+        )
+        if united.schema != self._plan.learned:
+            self._plan = Plan.of(united.schema, self._reserved)
+            self._may_create = False
 
     def add(self, page: Page, document: dict[str, Any], unlisted: list[Unlisted]) -> bool:
         """Try to make columns for members that have none, seen over the whole page.

@@ -48,13 +48,15 @@ class MetadataColumns:
     timestamp: str = "_kafka_timestamp"
     key: str = "_kafka_key"
     headers: str = "_kafka_headers"
+    #: Of the column with decoded keys, which another decoder fills; empty for none.
+    decoded_key: str = ""
 
     def __post_init__(self) -> None:
         for part in ("partition", "offset"):
             if not getattr(self, part):
                 field = f"iceberg.metadata_columns.{part}"
                 raise ConfigError(f"{field} may not be empty.", field=field)
-        names = [name.lower() for name in self.names().values()]
+        names = [name.lower() for name in (*self.names().values(), self.decoded_key) if name]
         if len(set(names)) != len(names):
             what = "Two names in iceberg.metadata_columns are equal (case is ignored)."
             raise ConfigError(what, field="iceberg.metadata_columns")
@@ -65,14 +67,15 @@ class MetadataColumns:
 
     def reserved(self) -> frozenset[str]:
         """Lower-case names that no payload field may have."""
-        return frozenset(name.lower() for name in self.names().values())
+        names = (*self.names().values(), self.decoded_key)
+        return frozenset(name.lower() for name in names if name)
 
     def schema(self) -> pa.Schema:
         """The metadata columns, in order."""
         return pa.schema([(name, _TYPES[part]) for part, name in self.names().items()])
 
     def without(self, schema: pa.Schema) -> pa.Schema:
-        """`schema` without the metadata columns."""
+        """`schema` without the metadata columns and decoded keys."""
         reserved = self.reserved()
         return pa.schema([field for field in schema if field.name.lower() not in reserved])
 

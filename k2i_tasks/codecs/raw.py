@@ -52,6 +52,10 @@ class PlainDecoder:
         """The one payload column."""
         return self._schema
 
+    def prepare(self, raw: RawBatch, timeout_seconds: float) -> int:
+        """All of it is ready: nothing but the records is needed."""
+        return len(raw)
+
     def decode(self, raw: RawBatch) -> DecodedBatch:
         """One row or one dead letter per record; must not block."""
         array = pa.array(raw.values, type=pa.binary())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from k2i_tasks.config.model import Config
     from k2i_tasks.config.model_iceberg import Iceberg
-    from k2i_tasks.config.model_kafka import Kafka
+    from k2i_tasks.config.model_kafka import Kafka, KafkaKeyFormat
 
 #: A field, as `section.key`, and what is wrong with it.
 Problem = tuple[str, str]
@@ -24,10 +24,11 @@ def contradictions(config: Config) -> list[Problem]:
     """All that does not fit together in `config`, in the order of its sections."""
     return [
         *_kafka(config.kafka),
+        *_format(config.kafka),
         *_catalog(config.iceberg),
         *_rest_login(config.iceberg),
         *_store(config.iceberg),
-        *_table(config.iceberg),
+        *_table(config.iceberg, config.kafka.key_format),
         *_process(config),
     ]
 
@@ -47,6 +48,21 @@ def _kafka(kafka: Kafka) -> Iterator[Problem]:
         yield "kafka.security.ssl_cert_location", "is needed with ssl_key_location"
     if security.ssl_cert_location is not None and security.ssl_key_location is None:
         yield "kafka.security.ssl_key_location", "is needed with ssl_cert_location"
+
+
+def _format(kafka: Kafka) -> Iterator[Problem]:
+    kind = kafka.format
+    for name, one in (("type", kind), ("keys of type", kafka.key_format)):
+        if one.registered and kind.schema_registry_url is None:
+            yield "kafka.format.schema_registry_url", f"is needed for {name} {one.type}"
+            break
+    registry, at = kind.schema_registry, "kafka.format.schema_registry"
+    if (registry.username is None) != (registry.password is None):
+        missing = "username" if registry.username is None else "password"
+        yield f"{at}.{missing}", "is needed, since the other half of the login is given"
+    if (registry.ssl_cert_location is None) != (registry.ssl_key_location is None):
+        missing = "cert" if registry.ssl_cert_location is None else "key"
+        yield f"{at}.ssl_{missing}_location", "is needed, since the other file of the two is given"
 
 
 def _catalog(iceberg: Iceberg) -> Iterator[Problem]:
@@ -102,7 +118,7 @@ def _store(iceberg: Iceberg) -> Iterator[Problem]:
             )
 
 
-def _table(iceberg: Iceberg) -> Iterator[Problem]:
+def _table(iceberg: Iceberg, keys: KafkaKeyFormat) -> Iterator[Problem]:
     if iceberg.dead_letter_table_name == iceberg.table_name:
         yield "iceberg.dead_letter_table", "must not be the table itself"
     seen: set[tuple[str, str]] = set()
@@ -123,6 +139,8 @@ def _table(iceberg: Iceberg) -> Iterator[Problem]:
         if column and column in taken:
             yield f"iceberg.metadata_columns.{key}", f"is the name of {taken[column]} too"
         taken.setdefault(column, key)
+    if keys.type != "raw" and keys.column.lower() in taken:
+        yield "kafka.key_format.column", f"is the name of {taken[keys.column.lower()]} too"
 
 
 def _process(config: Config) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, StringConstraints, field_v
 from k2i_tasks.config.fields import (
     AnyCaseLower,
     AnyCaseUpper,
+    Column,
     FilePath,
     Flag,
     HttpUrl,
@@ -22,7 +23,9 @@ from k2i_tasks.config.fields import (
 
 #: Formats that are known by name, and those that this version decodes.
 FORMATS_KNOWN = ("raw", "json", "string", "avro", "protobuf", "jsonschema")
-FORMATS_DECODED = ("raw", "string", "json")
+FORMATS_DECODED = ("raw", "string", "json", "jsonschema")
+#: Those whose payloads name their schema, which is in a registry.
+FORMATS_REGISTERED = ("avro", "protobuf", "jsonschema")
 
 #: librdkafka settings that have a key of their own here, or that the exactly-once protocol owns.
 OWNED_PROPERTIES: dict[str, str] = {
@@ -124,31 +127,104 @@ Properties = Annotated[
 ]
 
 
+def decoded_here(kind: str) -> str:
+    """Refuses a format that this version does not decode."""
+    if kind not in FORMATS_DECODED:
+        raise ValueError(
+            f"{kind!r} cannot be decoded by this version; it decodes "
+            f"{', '.join(FORMATS_DECODED)} (raw keeps the bytes of every record)"
+        )
+    return kind
+
+
+class SchemaRegistry(Section):
+    """How the Schema Registry is reached, beside its address."""
+
+    username: Secret | None = setting("User name, for basic authentication.", None)
+    password: Secret | None = setting("Password, for basic authentication.", None)
+    token: Secret | None = setting("Bearer token, in place of user name and password.", None)
+    ssl_ca_location: FilePath | None = setting("File with the CA certificates.", None)
+    ssl_cert_location: FilePath | None = setting("File with the client's certificate.", None)
+    ssl_key_location: FilePath | None = setting("File with the client's private key.", None)
+    request_timeout_seconds: Integer = setting("Longest wait for one answer.", 10, ge=1, le=300)
+    cache_dir: FilePath | None = setting(
+        "Folder in which schemas are kept, for the time when the registry is away; `schemas` in "
+        "`transaction_log.log_dir` when not given.",
+        None,
+    )
+
+
 class KafkaFormat(Section):
     """How the values of the topic are decoded."""
 
     type: Annotated[
         Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"], AnyCaseLower
-    ] = setting("Format of the values. This version decodes raw, string and json.", "raw")
-    schema_registry_url: HttpUrl | None = setting("Address of the Schema Registry.", None)
+    ] = setting(f"Format of the values. This version decodes {', '.join(FORMATS_DECODED)}.", "raw")
+    schema_registry_url: HttpUrl | None = setting(
+        "Address of the Schema Registry, with the path that its API is under.", None
+    )
     subject_strategy: Annotated[
         Literal["topic_name", "record_name", "topic_record_name"], AnyCaseLower
-    ] = setting("How the registry's subject is named.", "topic_name")
-    message_type: Text | None = setting("Full name of the Protobuf message.", None)
-    cache_ttl_seconds: Integer = setting(
-        "How long a schema of the registry is kept.", 300, ge=1, le=604_800
+    ] = setting(
+        "How the subject is named whose latest schema is fetched: `TOPIC-value`, the message "
+        "type's full name, or `TOPIC-` and that name.",
+        "topic_name",
     )
-    latest_on_startup: Flag = setting("Fetch the latest schema at the start.", True)
+    message_type: Text | None = setting(
+        "Full name of the record or message type: in the subject's name, and in a Protobuf file "
+        "with several.",
+        None,
+    )
+    cache_ttl_seconds: Integer = setting(
+        "How long an answer of the registry is believed that may change: which schema is a "
+        "subject's latest and, for 30 s at most, that an id is not known. A schema is kept for "
+        "good.",
+        300,
+        ge=1,
+        le=604_800,
+    )
+    latest_on_startup: Flag = setting(
+        "Fetch the subject's latest schema at the start, so that its columns are there before the "
+        "first record.",
+        True,
+    )
+    schema_registry: SchemaRegistry = setting(
+        "Login and encryption for the Schema Registry.", SchemaRegistry(), native=True
+    )
 
     @field_validator("type")
     @classmethod
     def _decoded_here(cls, kind: str) -> str:
-        if kind not in FORMATS_DECODED:
-            raise ValueError(
-                f"{kind!r} cannot be decoded by this version; it decodes "
-                f"{', '.join(FORMATS_DECODED)} (raw keeps the bytes of every record)"
-            )
-        return kind
+        return decoded_here(kind)
+
+    @property
+    def registered(self) -> bool:
+        """Whether the payloads' schemas are in a registry."""
+        return self.type in FORMATS_REGISTERED
+
+
+class KafkaKeyFormat(Section):
+    """How the keys of the topic are decoded; their bytes are kept in any case."""
+
+    type: Annotated[
+        Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"], AnyCaseLower
+    ] = setting(
+        "Format of the keys; raw decodes nothing. A schema registry is that of `kafka.format`.",
+        "raw",
+    )
+    column: Column = setting(
+        "Column for decoded keys: a text for string, a struct for the others.", "_kafka_key_decoded"
+    )
+
+    @field_validator("type")
+    @classmethod
+    def _decoded_here(cls, kind: str) -> str:
+        return decoded_here(kind)
+
+    @property
+    def registered(self) -> bool:
+        """Whether the keys' schemas are in a registry."""
+        return self.type in FORMATS_REGISTERED
 
 
 class KafkaSecurity(Section):
@@ -221,6 +297,7 @@ class Kafka(Section):
         "Largest record that is fetched.", 10_485_760, native=True, ge=1_024, le=1_000_000_000
     )
     format: KafkaFormat = setting("Format of the values.", KafkaFormat())
+    key_format: KafkaKeyFormat = setting("Format of the keys.", KafkaKeyFormat(), native=True)
     security: KafkaSecurity = setting("Encryption and login.", KafkaSecurity())
     properties: Properties = setting(
         "Further librdkafka settings; those with a key here and secrets are refused.",

@@ -9,17 +9,11 @@ from typing import Any
 from k2i_tasks.config.keys import all_keys
 from k2i_tasks.config.model import Config
 
-_NO_REGISTRY = "the formats of this version use no schema registry"
 _NO_SOCKET = "the local RPC socket is not served by this version"
 _NO_STATISTICS = "each file's own statistics, in its manifest, are all there are"
 #: Keys that are read for K2I's sake and change nothing here, and why.
 UNUSED: dict[str, str] = {
     "kafka.batch_timeout_ms": "a poll takes what is there and does not wait for more",
-    "kafka.format.schema_registry_url": _NO_REGISTRY,
-    "kafka.format.subject_strategy": _NO_REGISTRY,
-    "kafka.format.message_type": _NO_REGISTRY,
-    "kafka.format.cache_ttl_seconds": _NO_REGISTRY,
-    "kafka.format.latest_on_startup": _NO_REGISTRY,
     "schema_evolution.on_breaking_change": "a record that does not fit becomes a dead letter",
     "schema_evolution.schema_update_min_interval_seconds": (
         "the schema is changed with the commit that needs it"
@@ -54,6 +48,7 @@ def notes(config: Config) -> list[str]:
         *_maintenance(config),
         *_evolution(config),
         *_login(config),
+        *_registry(config),
         *_exposure(config),
     ]
 
@@ -101,6 +96,21 @@ def _login(config: Config) -> Iterator[str]:
     protocol = security.protocol or "PLAINTEXT"
     if security.sasl_password is not None and not protocol.startswith("SASL_"):
         yield f"kafka.security.sasl_password is not sent: kafka.security.protocol is {protocol}."
+
+
+def _registry(config: Config) -> Iterator[str]:
+    kind = config.kafka.format
+    registered = kind.registered or config.kafka.key_format.registered
+    if kind.schema_registry_url is not None and not registered:
+        yield f"kafka.format.schema_registry_url is not used: format {kind.type} needs no schema."
+    if kind.schema_registry.token is not None and kind.schema_registry.username is not None:
+        yield ("kafka.format.schema_registry.username and password are not sent: there is a token.")
+    nameless = kind.subject_strategy != "topic_name" and kind.message_type is None
+    if kind.registered and kind.latest_on_startup and nameless:
+        yield (
+            "kafka.format.latest_on_startup is not used: the subject is named by "
+            "kafka.format.message_type, which is not given."
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -51,7 +51,6 @@ Both of K2I's forms run as they are (`examples/k2i-0.3.toml`, `examples/k2i-firs
   where an absolute path has four slashes;
 - health and metrics are served on 127.0.0.1, where K2I listens on all interfaces;
 - `kafka.format.type = "json"` makes typed columns, where K2I keeps the bytes;
-- `kafka.format.type = "protobuf"` is refused: this version has no schema registry yet;
 - a field of `iceberg.partition_spec` that is no column is left out: K2I does not use the spec;
 - a `K2I_` variable that is no setting is reported and ignored.
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from k2i_tasks.codecs.base import Decoder, decoded_whole
 from k2i_tasks.types import DecodedBatch, OffsetRange, RawBatch
 from k2i_tasks.verification.comparison import (
     ValueDifference,
@@ -25,6 +26,8 @@ from k2i_tasks.verification.sampling import Round
 #: What is compared at once: bounds of the memory that it takes.
 CHUNK_BYTES = 48 << 20
 CHUNK_RECORDS = 100_000
+#: Longest that a schema registry may be away, in seconds.
+PATIENCE_SECONDS = 60.0
 #: Differing cells that are kept.
 CELLS_MAX = 50
 Window = tuple[int, OffsetRange]
@@ -36,12 +39,6 @@ class Rows(Protocol):
     """The rows of a table at given positions; see `iceberg.fixed.FixedTable`."""
 
     def rows(self, windows: Sequence[Window], columns: Sequence[str] = ()) -> pa.Table: ...
-
-
-class Decoder(Protocol):
-    """Turns records into rows."""
-
-    def decode(self, raw: RawBatch) -> DecodedBatch: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ class ValueCheck:
         if not windows:
             return
         rows = self._sides.rows.rows(windows)
-        decoded = [self._sides.decoder.decode(batch) for batch in raw]
+        decoded = [decoded_whole(self._sides.decoder, one, PATIENCE_SECONDS) for one in raw]
         for tables in _alike(batch.table for batch in decoded):
             one = compare(
                 tables,

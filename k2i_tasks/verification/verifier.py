@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from k2i_tasks.codecs.base import Decoder
 from k2i_tasks.kafka.ranges import RangeReader
 from k2i_tasks.types import OffsetRange
 from k2i_tasks.verification.coverage import Coverage
@@ -15,7 +16,7 @@ from k2i_tasks.verification.gaps import Explained, explain
 from k2i_tasks.verification.report import VerifyReport
 from k2i_tasks.verification.sampling import Round, sample_rounds
 from k2i_tasks.verification.subject import Subject, VerifyOptions
-from k2i_tasks.verification.values import Checked, Decoder, Sides, ValueCheck
+from k2i_tasks.verification.values import Checked, Sides, ValueCheck
 
 #: (what is done, how far, of how much); what is done changes three times at most.
 Progress = Callable[[str, int, int], None]

@@ -21,6 +21,10 @@ def fetch(cache: Path, name: str, pom: Path) -> Path:
             goal, target = "dependency:copy-dependencies", f"-DoutputDirectory={folder}"
             command = [find_maven(), "-q", "-B", "-f", str(pom), goal, target]
             run(command, env={**os.environ, "JAVA_HOME": str(find_jdk())})
+            for archive in folder.glob("*.tar.gz"):
+                # A distribution: a program as a whole.
+                run(["tar", "-xzf", archive, "-C", folder])
+                archive.unlink()
     return jars(cache, name, pom)
 
 

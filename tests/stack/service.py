@@ -228,6 +228,8 @@ class JavaService(Service):
     #: what was fetched, and put before it.
     own_source: str | None = None
     heap = "256m"
+    #: Major version of the oldest JDK that runs it.
+    java = 17
 
     @property
     def lib(self) -> Path:
@@ -262,7 +264,7 @@ class JavaService(Service):
         tmp = self.dir / "tmp"
         tmp.mkdir(parents=True, exist_ok=True)
         return [
-            find_jdk() / "bin" / "java",
+            find_jdk(self.java) / "bin" / "java",
             f"-Xmx{self.heap}",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",

@@ -1,4 +1,4 @@
-"""The services: a Kafka broker, an Iceberg REST catalog twice, and an S3 server."""
+"""The services: a Kafka broker, an Iceberg REST catalog twice, S3, and a schema registry."""
 
 from __future__ import annotations
 
@@ -243,11 +243,44 @@ class IcebergRestS3(IcebergRest):
         ]
 
 
+class Apicurio(JavaService):
+    """A schema registry with Confluent's API, on a database in a local folder."""
+
+    name = "apicurio"
+    summary = "Schema registry: Apicurio with its Confluent-compatible API"
+    ports: ClassVar[Mapping[str, int]] = {"": 28081, "management": 28082}
+    java = 21
+
+    def command(self) -> list[str | Path]:
+        tmp = self.dir / "tmp"
+        properties = {
+            "quarkus.http.host": HOST,
+            "quarkus.http.port": self.port(),
+            "quarkus.management.host": HOST,
+            "quarkus.management.port": self.port("management"),
+            "apicurio.datasource.url": f"jdbc:h2:file:{self.data}/registry",
+            # By default it opens 20 connections to its own in-process database.
+            "apicurio.datasource.jdbc.initial-size": 2,
+            "apicurio.datasource.jdbc.min-size": 2,
+            "apicurio.datasource.jdbc.max-size": 8,
+            "apicurio.storage.snapshot.location": tmp,
+            "apicurio.import.work-dir": tmp,
+        }
+        options = [f"-D{key}={value}" for key, value in properties.items()]
+        return self.java_command(*options, "-jar", self.lib / "quarkus-run.jar")
+
+    def ready(self) -> bool:
+        return http_status(f"{self.url()}/apis/ccompat/v7/subjects") == 200
+
+    def client(self) -> dict[str, str]:
+        return {"SCHEMA_REGISTRY_URL": f"{self.url()}/apis/ccompat/v7"}
+
+
 def _repeated(option: str, pairs: Mapping[str, str]) -> list[str]:
     return [word for key, value in pairs.items() for word in (option, f"{key}={value}")]
 
 
-SERVICES: tuple[type[Service], ...] = (Kafka, S3Proxy, IcebergRest, IcebergRestS3)
+SERVICES: tuple[type[Service], ...] = (Kafka, S3Proxy, IcebergRest, IcebergRestS3, Apicurio)
 
 
 def build(settings: Settings) -> dict[str, Service]:

@@ -15,7 +15,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "types errors clock collector figures committed sql_words server_keeper",
-        "calls config metrics logs failpoints sql_guard local_server progress",
+        "calls config metrics logs failpoints sql_guard local_server progress registry",
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
         "cells prefect_api terminal_parts cli_options cli_status",
         "journal query tracking terminal cli_frame",
@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "ports",
         "batch_calls cli_query intake upkeep",
         "takeover underway",
-        "runner wiring_upkeep",
+        "runner wiring_decoders wiring_upkeep",
         "wiring tasks",
         "companion wiring_table",
         "cli_maintenance cli_verify tracking_choice",
@@ -39,6 +39,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "pyiceberg": ("k2i_tasks.iceberg.",),
     "prometheus_client": ("k2i_tasks.metrics",),
     "duckdb": (),
+    "httpx": ("k2i_tasks.registry.", "k2i_tasks.prefect_api"),
 }
 FILES = python_files(*PROGRAM)
 

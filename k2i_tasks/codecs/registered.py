@@ -1,0 +1,83 @@
+"""The formats whose schemas are in a registry, and what makes their decoders.
+
+Modules of a format are imported with its first schema: not everybody needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from k2i_tasks.codecs.framed import FramedDecoder
+from k2i_tasks.codecs.frames import MessagePath
+from k2i_tasks.codecs.json_framed import FramedJsonDecoder
+from k2i_tasks.codecs.json_schema import json_schema_columns
+from k2i_tasks.codecs.metadata import MetadataColumns
+from k2i_tasks.codecs.payloads import PayloadDecoder
+from k2i_tasks.codecs.writers import Writers
+from k2i_tasks.errors import DecodeError
+from k2i_tasks.registry import Schemas, WriterSchema
+
+RegisteredDecoder = FramedDecoder | FramedJsonDecoder
+
+
+def registered_decoder(
+    format: str,
+    schemas: Schemas,
+    *,
+    columns: MetadataColumns,
+    table_schema: pa.Schema | None,
+    max_message_bytes: int,
+    mode: str,
+    unknown_seconds: float,
+) -> RegisteredDecoder:
+    """The decoder of a format of `MAKERS`.
+
+    Args:
+        schemas: the registry's.
+        unknown_seconds: how long the registry's "not known" is believed.
+        columns, table_schema, max_message_bytes, mode: as for `make_decoder`.
+    """
+    writers: Writers[Any] = Writers(schemas, MAKERS[format], unknown_seconds=unknown_seconds)
+    if format == "jsonschema":
+        return FramedJsonDecoder(
+            writers, columns, table_schema, max_message_bytes=max_message_bytes, mode=mode
+        )
+    return FramedDecoder(
+        format, writers, columns, table_schema, max_message_bytes=max_message_bytes, mode=mode
+    )
+
+
+def columns_of(format: str, schema: WriterSchema) -> pa.Schema:
+    """The columns that records of `schema` have. May block on a compiler.
+
+    Raises:
+        DecodeError: it is of another format, or cannot be used.
+    """
+    path = (0,) if format == "protobuf" else ()
+    made = MAKERS[format](schema, path)
+    return made if isinstance(made, pa.Schema) else made.schema
+
+
+def _json_columns(schema: WriterSchema, path: MessagePath) -> pa.Schema:
+    return json_schema_columns(_text(schema, "JSON"), schema.references)
+
+
+def _text(schema: WriterSchema, kind: str) -> str:
+    """The schema's text.
+
+    Raises:
+        DecodeError: it is of another kind.
+    """
+    if schema.kind != kind:
+        what = f"Schema {schema.id} of the registry is of type {schema.kind}, not {kind}."
+        raise DecodeError("schema.wrong_type", what)
+    return schema.text
+
+
+#: Format -> what makes, of a writer's schema, its decoder (or for JSON, its columns).
+MAKERS: dict[str, Callable[[WriterSchema, MessagePath], PayloadDecoder | pa.Schema]] = {
+    "jsonschema": _json_columns,
+}
