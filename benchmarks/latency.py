@@ -22,6 +22,7 @@ import requests
 
 from benchmarks import report, writing
 from k2i_tasks.buffer.hot import HotBuffer
+from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.operations import Operations
 from k2i_tasks.types import OffsetRange, SealReason
@@ -112,8 +113,7 @@ def _one(
 ) -> Taken:
     """Seals, flushes and commits the batch of this turn."""
     buffer, first = HotBuffer(), turn * rows
-    for batch in events.polls(first, rows):
-        buffer.append(batch)
+    _filled(operations, buffer, events, first, rows, f"batch-{turn}")
     ranges = {writing.P0: OffsetRange(first, first + rows)}
     began, cpu = time.perf_counter(), time.process_time()
     sealed = buffer.seal(f"batch-{turn}", SealReason.ROWS, ranges)
@@ -135,6 +135,24 @@ def _one(
     }
     commit_cpu = time.process_time() - cpu - flush_cpu
     return Taken(ended - began, flush_cpu, commit_cpu, parts)
+
+
+def _filled(
+    operations: Operations,
+    buffer: HotBuffer,
+    events: writing.Events,
+    first: int,
+    rows: int,
+    batch_id: str,
+) -> None:
+    """Fills the buffer as a run does, which has encoded all but the last rows by the seal."""
+    limits, waiting = Limits(), 0
+    for batch in events.polls(first, rows):
+        buffer.append(batch)
+        waiting += batch.records
+        if waiting >= limits.encode_rows:
+            operations.encode(batch_id, buffer.take_new())
+            waiting = 0
 
 
 @contextmanager
