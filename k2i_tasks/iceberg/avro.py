@@ -165,11 +165,11 @@ def _records(
         with files.new_input(path).open() as stream:
             data = stream.read()
         with AvroFile[Any](_Bytes(path, data), schema, types, enums) as reader:
-            found = list(reader)
-            ends = data.endswith(reader.header.sync)
-    if not ends:
-        raise _short(path, "ends in the middle")
-    return found
+            # Before anything is decoded: PyIceberg's decoder reads on behind the end of what is
+            # cut, into memory that is not its own.
+            if not data.endswith(reader.header.sync):
+                raise _short(path, "ends in the middle")
+            return list(reader)
 
 
 def _short(path: str, what: str) -> TransientError:
