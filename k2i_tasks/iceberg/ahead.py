@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 from pyiceberg.table import Table
 
@@ -22,9 +23,10 @@ from k2i_tasks.types import StagedFile
 
 #: Most files that are open at once, one per partition: each may hold a part of an upload in memory.
 OPEN_MAX = 8
-#: Fewer rows of one partition than that wait for more, or for the flush: row groups are not to be
-#: tiny where some partitions get few rows.
+#: Less of one partition than that waits for more, or for the flush: row groups are not to be tiny
+#: where some partitions get few rows.
 GROUP_ROWS_MIN = 8_192
+GROUP_BYTES_MIN = 2 << 20
 
 
 class AheadFiles:
@@ -151,13 +153,18 @@ class _Partition:
         self.files = files
         self._waiting: list[pa.Table] = []
         self._rows = 0
+        self._bytes = 0
 
     def add(self, rows: pa.Table) -> None:
         self._waiting.append(rows)
         self._rows += rows.num_rows
-        if self._rows >= GROUP_ROWS_MIN:
+        self._bytes += rows.nbytes
+        if self._rows >= GROUP_ROWS_MIN or self._bytes >= GROUP_BYTES_MIN:
             self._write()
             self.files.sync()
+        else:
+            # A slice would keep all the rows in memory that it was cut from.
+            self._waiting[-1] = rows.take(pa.array(np.arange(rows.num_rows)))
 
     def end(self) -> None:
         self._write()
@@ -166,7 +173,7 @@ class _Partition:
     def _write(self) -> None:
         if self._waiting:
             self.files.write(pa.concat_tables(self._waiting))
-            self._waiting, self._rows = [], 0
+            self._waiting, self._rows, self._bytes = [], 0, 0
 
 
 def _after(tables: Sequence[pa.Table], rows: int) -> list[pa.Table]:

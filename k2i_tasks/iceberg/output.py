@@ -72,6 +72,7 @@ class DataFileOutput:
         """
         location = self._location(name, partition)
         schema, options = self.schema.with_metadata(dict(metadata)), self._options(sample)
+        del sample  # else it stays in memory as long as the file is open
         with translated(f"writing {location}"):
             try:
                 stream = self._create(location)

@@ -101,7 +101,7 @@ class Staging:
             K2IError: nothing was encoded, and `stage` writes the whole batch; what no retry can
                 mend it raises again.
         """
-        if self._failed is not None and self._failed[0] == batch_id:
+        if not tables or (self._failed is not None and self._failed[0] == batch_id):
             return
         try:
             if self._ahead is None or self._ahead.batch_id != batch_id:

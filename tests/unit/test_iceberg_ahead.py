@@ -200,6 +200,27 @@ def test_what_was_encoded_for_a_batch_that_never_comes_is_removed(tmp_path: Path
     assert local(staged) == world.data_files()
 
 
+def test_nothing_but_dead_letters_is_nothing_to_encode(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.staging.encode([], batch_id=BATCH)
+    assert world.staging.stage([], batch_id=BATCH) == []
+    world.staging.encode([], batch_id="run-2")
+    staged = world.staging.stage([rows(0, 5)], batch_id="run-2")
+    assert local(staged) == world.data_files()
+
+
+def test_few_rows_that_wait_hold_no_more_memory_than_they_are(tmp_path: Path) -> None:
+    world = World(tmp_path, partition_spec=[{"source_field": "kind", "transform": "identity"}])
+    many = rows(0, 100_000, kinds=1)
+    few = rows(100_000, 2, kinds=2).slice(1)
+    mixed = pa.concat_tables([many, few])
+    before = pa.total_allocated_bytes()
+    world.staging.encode([mixed], batch_id=BATCH)
+    assert pa.total_allocated_bytes() - before < many.nbytes / 4
+    staged = world.staging.stage([mixed], batch_id=BATCH)
+    assert rows_of(world.committed(staged)) == rows_of(mixed)
+
+
 def test_rows_that_the_table_cannot_hold_are_refused_by_the_flush_too(tmp_path: Path) -> None:
     world = World(tmp_path)
     bad = pa.table({"id": ["no number"]})
