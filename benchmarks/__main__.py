@@ -14,6 +14,7 @@ from benchmarks import (
     latency,
     profile,
     recovery,
+    scaling,
     start,
     verify,
 )
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "latency": ("from a sealed batch to its snapshot, and where the time goes", latency),
     "profile": ("where the CPU of an ingestion goes, stage by stage", profile),
     "recovery": ("the start after a crash, on tables with 100 and 1000 snapshots", recovery),
+    "scaling": ("rate and CPU over message size, columns, Kafka and table partitions", scaling),
     "start": ("from `k2i ingest` on a table that exists to the first record", start),
     "verify": ("`k2i verify` of a table of ten million rows", verify),
 }

@@ -56,38 +56,38 @@ def _client_seconds() -> float:
     return total / _TICKS
 
 
-def _begin_at_first_record(decoder: Any) -> None:
-    inner: Callable[..., Any] = decoder.decode
-
-    def outer(self: Any, raw: Any) -> Any:
-        if len(raw) and "process_before" not in _sums:
-            _sums["process_before"] = time.process_time()
-            _sums["client_before"] = _client_seconds()
-        return inner(self, raw)
-
-    decoder.decode = outer
-
-
 def _write_after_commit(operations: Any) -> None:
     inner: Callable[..., Any] = operations.commit
 
     def outer(*args: Any) -> Any:
         landed = inner(*args)
-        figures = {**_sums, "process": time.process_time(), "client": _client_seconds()}
-        Path(os.environ[STAGES_FILE]).write_text(json.dumps(figures), encoding="utf-8")
+        text = json.dumps({**_sums, **_now()})
+        Path(os.environ[STAGES_FILE]).write_text(text, encoding="utf-8")
         return landed
 
     operations.commit = outer
 
 
 class _Consumer(Consumer):
-    """The client's consumer, with a clock."""
+    """The client's consumer, with a clock; start-up ends with the call that gives a message."""
 
     def consume(self, *args: Any, **kwargs: Any) -> Any:
+        before = {} if "wall_before" in _sums else _now()
         began = time.thread_time()
         messages = super().consume(*args, **kwargs)
         _sums["consume"] += time.thread_time() - began
+        if messages:
+            _sums.update({f"{name}_before": value for name, value in before.items()})
         return messages
+
+
+def _now() -> dict[str, float]:
+    """CPU seconds of the process and of the client's threads, and the time."""
+    return {
+        "process": time.process_time(),
+        "client": _client_seconds(),
+        "wall": time.monotonic(),
+    }
 
 
 if __name__ == "__main__":
@@ -95,7 +95,6 @@ if __name__ == "__main__":
     _clocked(source.KafkaSource, "poll", "poll")
     for decoder in (JsonDecoder, PlainDecoder):
         _clocked(decoder, "decode", "decode")
-        _begin_at_first_record(decoder)
     _clocked(DataFileWriter, "write", "write")
     _clocked(Operations, "commit", "commit")
     _write_after_commit(Operations)

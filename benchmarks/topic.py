@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from k2i_tasks.kafka.orders import OrderPool
 from tests.support import create_topic, outsider
@@ -71,30 +72,55 @@ class Topic:
     sums: dict[str, int]
 
 
-def fill(bootstrap: str, messages: int, seed: int = 7) -> Topic:
-    """Makes a topic of `PARTITIONS` partitions and fills it. May block for minutes."""
-    name = f"events-{uuid.uuid4().hex[:8]}"
-    create_topic(bootstrap, name, PARTITIONS)
+def fill(bootstrap: str, messages: int, seed: int = 7, partitions: int = PARTITIONS) -> Topic:
+    """Makes a topic of so many partitions and fills it. May block for minutes."""
+    name, pool = named("events"), OrderPool(seed, POOL)
+    size = send(bootstrap, name, pool.events(0, messages, time.time()), partitions)
+    return Topic(bootstrap, name, messages, size / messages, sums_of(pool, messages))
+
+
+def named(kind: str) -> str:
+    """A topic's name that is not used yet."""
+    return f"{kind}-{uuid.uuid4().hex[:8]}"
+
+
+def send(bootstrap: str, name: str, events: Iterable[tuple[bytes, bytes]], partitions: int) -> int:
+    """Makes a topic and writes keys and values to its partitions in turn; bytes of the values.
+
+    Raises:
+        RuntimeError: the broker did not take all of them.
+    """
+    create_topic(bootstrap, name, partitions)
+    failures: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            failures.append(error)
+
     settings = {
         "bootstrap.servers": bootstrap,
         "linger.ms": 50,
         "batch.size": 1_000_000,
         "compression.type": "lz4",
         "queue.buffering.max.messages": 1_000_000,
+        "queue.buffering.max.kbytes": 256 << 10,
+        "delivery.report.only.error": True,
+        "on_delivery": delivered,
     }
-    pool, producer = OrderPool(seed, POOL), Producer(settings)
+    producer = Producer(settings)
     size = 0
-    for number, (key, value) in enumerate(pool.events(0, messages, time.time())):
+    for number, (key, value) in enumerate(events):
         size += len(value)
         while True:
             try:
-                producer.produce(name, value, key, partition=number % PARTITIONS)
+                producer.produce(name, value, key, partition=number % partitions)
                 break
             except BufferError:
                 producer.poll(0.1)
-    if producer.flush(120):
-        raise RuntimeError(f"not all of {messages} events were delivered to {name}")
-    return Topic(bootstrap, name, messages, size / messages, sums_of(pool, messages))
+    left = producer.flush(120)
+    if left or failures:
+        raise RuntimeError(f"{left + len(failures)} events were not delivered to {name}")
+    return size
 
 
 def sums_of(pool: OrderPool, messages: int) -> dict[str, int]:
@@ -132,19 +158,40 @@ def compared(topic: Topic, metadata_location: str, *, typed: bool) -> dict[str, 
         typed: whether the values are columns; otherwise rows are told apart by their coordinates.
     """
     unique = "event_id" if typed else "(_kafka_partition, _kafka_offset)"
-    columns = ["count(*)", f"count(DISTINCT {unique})", *(SUMS.values() if typed else ())]
+    sums = topic.sums if typed else {}
+    source = f"iceberg_scan('{metadata_location}')"
+    return summed(source, unique, {name: SUMS[name] for name in sums}, sums, topic.messages)
+
+
+def summed(
+    source: str,
+    unique: str,
+    queries: Mapping[str, str],
+    sums: Mapping[str, int],
+    messages: int,
+) -> dict[str, Any]:
+    """What DuckDB finds in `source`, beside what has to be there.
+
+    Args:
+        source: what a query reads from.
+        unique: expression that differs from row to row.
+        queries: what is summed up, by name.
+        sums: what that must come to, by the same names.
+        messages: number of rows.
+    """
+    columns = ["count(*)", f"count(DISTINCT {unique})", *queries.values()]
     with outsider() as connection:
         connection.execute("SET memory_limit = '4GB'")
-        query = f"SELECT {', '.join(columns)} FROM iceberg_scan('{metadata_location}')"
-        row = connection.execute(query).fetchone()
+        row = connection.execute(f"SELECT {', '.join(columns)} FROM {source}").fetchone()
     assert row is not None
-    rows, distinct, *sums = row
+    rows, distinct, *found = row
+    # A sum over no row is null.
     wrong = [
-        name for name, found in zip(SUMS, sums, strict=False) if int(found) != topic.sums[name]
+        name for name, value in zip(queries, found, strict=True) if int(value or 0) != sums[name]
     ]
     return {
         "rows": rows,
         "distinct": distinct,
         "wrong_columns": wrong,
-        "equals_topic": rows == distinct == topic.messages and not wrong,
+        "equals_topic": rows == distinct == messages and not wrong,
     }
