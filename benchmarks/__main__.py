@@ -12,10 +12,13 @@ from benchmarks import (
     freshness,
     ingest,
     latency,
+    limits,
+    memory,
     profile,
     recovery,
     scaling,
     start,
+    timeline,
     verify,
 )
 
@@ -29,10 +32,13 @@ BENCHMARKS = {
     ),
     "ingest": ("typed JSON of a real broker into a REST catalog, killed on the way", ingest),
     "latency": ("from a sealed batch to its snapshot, and where the time goes", latency),
+    "limits": ("the program beside its parts alone: client, decoding, Parquet, a chain", limits),
+    "memory": ("peak memory with a small buffer, a large backlog and many partitions", memory),
     "profile": ("where the CPU of an ingestion goes, stage by stage", profile),
     "recovery": ("the start after a crash, on tables with 100 and 1000 snapshots", recovery),
     "scaling": ("rate and CPU over message size, columns, Kafka and table partitions", scaling),
     "start": ("from `k2i ingest` on a table that exists to the first record", start),
+    "timeline": ("the CPU of each stage over time, and how long two ran at once", timeline),
     "verify": ("`k2i verify` of a table of ten million rows", verify),
 }
 

@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
-from benchmarks.figure import OURS
+from benchmarks.figure import LIMIT, OTHERS, OURS
 
 WARNING = "#b3261e"
+#: Of the stages of a timeline, in order.
+STAGE_COLOURS = ("#0b6e4f", "#5aa98b", "#2f5d8a", "#d08c2a", "#9b8bb4", "#c4cad1")
 
 
 def scaling(report: Mapping[str, Any], path: Path) -> None:
@@ -75,3 +77,115 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def limits(report: Mapping[str, Any], path: Path) -> None:
+    """Draws a report of `limits`: CPU of each part, and how many times as much the program's is.
+
+    Args:
+        report: as `limits` writes it.
+        path: of the picture; its ending says which kind.
+    """
+    parts = report["parts"]
+    titles = [part["title"] for part in parts.values()]
+    picture = Figure(figsize=(9, 0.9 + 0.42 * len(parts)), layout="constrained")
+    axes = picture.subplots()
+    spreads = [part["cpu_seconds_per_million_rows"] for part in parts.values()]
+    middles = [spread["median"] for spread in spreads]
+    whiskers = [
+        [spread["median"] - spread["min"] for spread in spreads],
+        [spread["max"] - spread["median"] for spread in spreads],
+    ]
+    colours = [OURS if name == "k2i" else OTHERS if name == "chain" else LIMIT for name in parts]
+    bars = axes.barh(titles, middles, color=colours, xerr=whiskers, ecolor="#39424e")
+    texts = [
+        f"  {middle:.2f}" + ("" if name == "k2i" else f"; K2I {ratio:.1f} times it")
+        for (name, ratio), middle in zip(
+            ((name, part["k2i_cpu_ratio"]["median"]) for name, part in parts.items()),
+            middles,
+            strict=True,
+        )
+    ]
+    axes.bar_label(bars, texts, fontsize=8)
+    axes.set_title("CPU seconds per million rows", fontsize=9)
+    axes.margins(x=0.35)
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    picture.savefig(path, dpi=150)
+
+
+def timeline(report: Mapping[str, Any], stages: Mapping[str, str], path: Path) -> None:
+    """Draws a report of `timeline`: processors that each stage had, stacked, over time.
+
+    Args:
+        report: as `timeline` writes it.
+        stages: stage -> as people are told, in order.
+        path: of the picture; its ending says which kind.
+    """
+    picture = Figure(figsize=(11, 3.6), layout="constrained")
+    axes = picture.subplots()
+    seconds, intervals = report["seconds"], report["interval_seconds"]
+    edges = [seconds[0] - intervals[0], *seconds] if seconds else [0.0, 0.0]
+    below = [0.0] * len(seconds)
+    for number, (stage, title) in enumerate(stages.items()):
+        above = [a + b for a, b in zip(below, report["cores"][stage], strict=True)]
+        share = report["stage_cores"][stage]
+        axes.stairs(
+            above or [0.0],
+            edges,
+            baseline=below or [0.0],
+            fill=True,
+            color=STAGE_COLOURS[number],
+            label=f"{title}: {share:.2f}",
+        )
+        below = above
+    axes.axhline(report["cpus"], color="#39424e", linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, edges[-1] or 1.0)
+    axes.set_ylim(0, 1.05 * max(report["cpus"], *below, 1.0))
+    axes.set_xlabel("seconds from the first message on", fontsize=9)
+    axes.set_ylabel("processors in use", fontsize=9)
+    least, most = (report["two_at_once"][name] for name in ("at_least", "at_most"))
+    axes.set_title(
+        f"{report['messages']:,} events, {report['cpus']} processors (dotted); two stages or more "
+        f"at once for {least:.0%} to {most:.0%} of the time",
+        fontsize=10,
+    )
+    _plain(axes)
+    picture.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    picture.savefig(path, dpi=150)
+
+
+def memory(report: Mapping[str, Any], path: Path) -> None:
+    """Draws a report of `memory`: the resident memory of the process over time, and the bound.
+
+    Args:
+        report: as `memory` writes it.
+        path: of the picture; its ending says which kind.
+    """
+    picture = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = picture.subplots()
+    axes.plot(report["seconds"], report["rss_mb"], color=OURS, linewidth=1)
+    axes.axhline(report["bound_mb"], color=WARNING, linewidth=1, linestyle="--")
+    axes.annotate(
+        f"bound {report['bound_mb']:.0f} MB",
+        (1, report["bound_mb"]),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=WARNING,
+    )
+    axes.set_ylim(0, 1.15 * max(report["bound_mb"], report["peak_rss_mb"]))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds from the start of the process on", fontsize=9)
+    axes.set_ylabel("resident memory, MB", fontsize=9)
+    axes.set_title(
+        f"{report['messages']:,} events, buffer of {report['buffer_mb']} MB, "
+        f"{report['partitions']} Kafka partitions, {report['table_partitions']} of the table; "
+        f"peak {report['peak_rss_mb']:.0f} MB",
+        fontsize=10,
+    )
+    _plain(axes)
+    picture.savefig(path, dpi=150)

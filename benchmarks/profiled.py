@@ -1,13 +1,16 @@
 """The program with clocks in it: `python -m benchmarks.profiled` is `k2i` for `profile`.
 
 CPU of the thread that does a stage, by its own clock; of the Kafka client's threads, what the
-kernel says. The sums are written after each commit to the file that `STAGES_FILE` names.
+kernel says. The sums are written after each commit to the file that `STAGES_FILE` names. The one
+that `THREADS_FILE` names, if it does, gets a line `id name` for each thread of Python's: their
+names reach the system from Python 3.14 on only.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,11 +22,12 @@ from confluent_kafka import Consumer
 from k2i_tasks.cli import main
 from k2i_tasks.codecs.json import JsonDecoder
 from k2i_tasks.codecs.raw import PlainDecoder
-from k2i_tasks.iceberg.writer import DataFileWriter
+from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.kafka import source
 from k2i_tasks.operations import Operations
 
 STAGES_FILE = "BENCHMARK_STAGES_FILE"
+THREADS_FILE = "BENCHMARK_THREADS_FILE"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 _sums: dict[str, float] = defaultdict(float)
@@ -68,6 +72,18 @@ def _write_after_commit(operations: Any) -> None:
     operations.commit = outer
 
 
+def _note_threads(path: Path) -> None:
+    """Has each thread that is started from now on noted."""
+    inner = threading.Thread.start
+
+    def outer(thread: threading.Thread) -> None:
+        inner(thread)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{thread.native_id} {thread.name}\n")
+
+    setattr(threading.Thread, "start", outer)  # noqa: B010 - not a method of ours
+
+
 class _Consumer(Consumer):
     """The client's consumer, with a clock; start-up ends with the call that gives a message."""
 
@@ -91,11 +107,14 @@ def _now() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    if THREADS_FILE in os.environ:
+        _note_threads(Path(os.environ[THREADS_FILE]))
     setattr(source, "Consumer", _Consumer)  # noqa: B010 - a name of that module's own
     _clocked(source.KafkaSource, "poll", "poll")
     for decoder in (JsonDecoder, PlainDecoder):
         _clocked(decoder, "decode", "decode")
-    _clocked(DataFileWriter, "write", "write")
+    for method in ("stage", "encode"):
+        _clocked(Staging, method, "write")
     _clocked(Operations, "commit", "commit")
     _write_after_commit(Operations)
     main()

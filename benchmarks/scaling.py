@@ -253,8 +253,9 @@ def cliffs(points: Sequence[Mapping[str, Any]]) -> list[int]:
         names = ("cpu_seconds_per_million_rows", "cpu_seconds_per_gigabyte")
         slower = (other["rows_per_second"], other["megabytes_per_second"])
         faster = (point["rows_per_second"], point["megabytes_per_second"])
-        cpu = min(point[name] / other[name] for name in names)
-        return max(cpu, min(a / b for a, b in zip(slower, faster, strict=True)))
+        cpu = min(float(point[name] / other[name]) for name in names)
+        time = min(float(a / b) for a, b in zip(slower, faster, strict=True))
+        return max(cpu, time)
 
     return [
         point["value"]

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -161,6 +162,12 @@ def compared(topic: Topic, metadata_location: str, *, typed: bool) -> dict[str, 
     sums = topic.sums if typed else {}
     source = f"iceberg_scan('{metadata_location}')"
     return summed(source, unique, {name: SUMS[name] for name in sums}, sums, topic.messages)
+
+
+def compared_files(topic: Topic, folder: Path) -> dict[str, Any]:
+    """As `compared`, of all Parquet files in a folder."""
+    source = f"read_parquet('{folder}/*.parquet')"
+    return summed(source, "event_id", SUMS, topic.sums, topic.messages)
 
 
 def summed(
