@@ -182,6 +182,11 @@ def _completed(engine: Engine, job: Job, process: subprocess.Popen[bytes]) -> fl
 
 
 def _found(engine: Engine, job: Job) -> dict[str, Any]:
+    if engine.files:
+        found = topics.compared_files(job.topic, job.folder)
+        found["table_equals_topic"] = found.pop("equals_topic")
+        size = sum(file.stat().st_size for file in job.folder.glob("*.parquet"))
+        return {**found, "snapshots": 0, "table_mb": round(size / 1e6, 1)}
     if not engine.table:
         messages = job.topic.messages
         return {

@@ -137,7 +137,7 @@ def timeline(report: Mapping[str, Any], stages: Mapping[str, str], path: Path) -
             baseline=below or [0.0],
             fill=True,
             color=STAGE_COLOURS[number],
-            label=f"{title}: {share:.2f}",
+            label=f"{title}, {share:.2f} processors",
         )
         below = above
     axes.axhline(report["cpus"], color="#39424e", linewidth=0.8, linestyle=":")

@@ -24,17 +24,25 @@ from tests.support import CatalogAt
 
 PEERS = Path(__file__).resolve().parent / "peers"
 NAMESPACE = "tests"
-#: What Flink needs of a Java that closes its packages.
+#: What Flink and Spark need of a Java that closes its packages.
 OPENS = [
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in (
-        "java.util",
+        "java.io",
         "java.lang",
-        "java.time",
+        "java.lang.invoke",
+        "java.lang.reflect",
         "java.net",
         "java.nio",
-        "sun.nio.ch",
+        "java.time",
+        "java.util",
         "java.util.concurrent",
+        "java.util.concurrent.atomic",
+        "jdk.internal.ref",
+        "sun.nio.ch",
+        "sun.nio.cs",
+        "sun.security.action",
+        "sun.util.calendar",
     )
 ]
 
@@ -89,12 +97,14 @@ class Engine:
         prepare: makes a run ready, and says how to start it.
         typed: whether the events' fields become columns.
         table: whether there is a table in the end; an engine without one ends by itself.
+        files: whether an engine without a table leaves Parquet files in the job's folder.
     """
 
     title: str
     prepare: Callable[[Job], Started]
     typed: bool = True
     table: bool = True
+    files: bool = False
 
 
 def _k2i(job: Job, form: str) -> Started:
@@ -127,6 +137,24 @@ def _plain(job: Job) -> Started:
 def _drain(job: Job) -> Started:
     words = (job.topic.bootstrap, job.topic.name, str(job.topic.messages))
     return Started([sys.executable, PEERS / "drain.py", *words])
+
+
+def _chain(job: Job) -> Started:
+    place = (job.topic.bootstrap, job.topic.name, str(job.topic.messages), str(job.folder))
+    return Started([sys.executable, "-m", "benchmarks.peers.chain", *place])
+
+
+def _spark(job: Job) -> Started:
+    job.make_table()
+    cache = job.broker.settings.cache
+    library = maven.fetch(cache, "bench-spark", PEERS / "spark.pom.xml")
+    classes = maven.compile_java(cache, "bench-spark", library, PEERS, "SparkJob.java")
+    java: list[str | Path] = [find_jdk() / "bin" / "java", "-Xms512m", "-Xmx3g", *OPENS]
+    handles = "-Djdk.reflect.useDirectMethodHandle=false"
+    at = (job.catalog.uri, job.catalog.warehouse, NAMESPACE, job.table)
+    every = str(max(1, round(job.interval_seconds)))
+    words = (job.topic.bootstrap, job.topic.name, *at, every, str(job.folder))
+    return Started([*java, handles, "-cp", f"{classes}:{library}/*", "SparkJob", *words])
 
 
 def _flink(job: Job) -> Started:
@@ -190,12 +218,14 @@ ENGINES: dict[str, Engine] = {
     "drain": Engine("librdkafka alone, no table", _drain, typed=False, table=False),
     "k2i": Engine("K2I for Python", lambda job: _k2i(job, "json")),
     "k2i-raw": Engine("K2I for Python, raw bytes", lambda job: _k2i(job, "raw"), typed=False),
+    "chain": Engine("one thread to files, no table", _chain, table=False, files=True),
     "plain": Engine("plain Python loop", _plain),
+    "spark": Engine("Spark Structured Streaming", _spark),
     "flink": Engine("Flink SQL sink", _flink),
     "connect": Engine("Kafka Connect sink, 2 tasks", _connect),
 }
 #: Needed by those on the Java side.
-JAVA = ("flink", "connect")
+JAVA = ("flink", "connect", "spark")
 
 
 def can_run(name: str) -> str:
