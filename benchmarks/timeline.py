@@ -65,18 +65,18 @@ class Looks:
             past.append(spent)
             self.threads[int(task.name)] = (name, past)
 
-    def stages(self, pid: int, names: Mapping[int, str]) -> dict[str, list[float]]:
-        """CPU seconds of each stage so far, at each look.
+    def by_stage(self, pid: int, names: Mapping[int, str]) -> dict[str, list[list[float]]]:
+        """CPU seconds so far, at each look, of each thread of each stage.
 
         Args:
             pid: of the process, which is its first thread's id, too.
             names: of Python's threads, by id.
         """
-        found = {stage: [0.0] * len(self.at) for stage in STAGES}
+        found: dict[str, list[list[float]]] = {stage: [] for stage in STAGES}
         for thread, (system_name, spent) in self.threads.items():
             _fill(spent, len(self.at))
             stage = "main" if thread == pid else stage_of(system_name, names.get(thread))
-            found[stage] = [a + b for a, b in zip(found[stage], spent, strict=True)]
+            found[stage].append(spent)
         return found
 
 
@@ -101,27 +101,29 @@ def names_in(lines: Iterable[str]) -> dict[int, str]:
 
 
 def at_once(
-    spent: Mapping[str, Sequence[float]], seconds: Sequence[float], cpus: int
+    spent: Mapping[str, Sequence[Sequence[float]]], seconds: Sequence[float], cpus: int
 ) -> tuple[float, float]:
     """Seconds in which two stages or more ran at once: at least, and at most.
 
-    Of a look at which the stages had used c1, c2, ... of t seconds, each of them at most t: as long
-    as not two of them run, their sum grows by at most 1 a second, else by at most `cpus`. And each
-    moment with two has one that is not the largest, and counts twice in the sum.
+    A stage ran as long as its busiest thread at least, and as long as all of them together at most.
+    While not two stages run, what they ran adds up to 1 a second at most, else to the number of
+    processors: hence the least. A moment with two has one that is not of the stage that ran most,
+    and counts twice in the sum: hence the most.
 
     Args:
-        spent: stage -> [n], CPU seconds between this look and the one before.
+        spent: stage -> [threads][n], CPU seconds between this look and the one before.
         seconds: [n], time between them.
         cpus: processors, at least 1.
     """
     least = most = 0.0
     for number, passed in enumerate(seconds):
-        parts = [min(each[number], passed) for each in spent.values()]
-        total = sum(parts)
-        running = min(cpus, sum(part > 0 for part in parts))
+        looks = [[thread[number] for thread in threads] for threads in spent.values() if threads]
+        longest = [min(sum(look), passed) for look in looks]
+        shortest = sum(min(max(look), passed) for look in looks)
+        running = min(cpus, sum(ran > 0 for ran in longest))
         if running > 1:
-            least += min(passed, max(0.0, total - passed) / (running - 1))
-            most += min(passed, total / 2, total - max(parts))
+            least += min(passed, max(0.0, shortest - passed) / (running - 1))
+            most += min(passed, sum(longest) / 2, sum(longest) - max(longest))
     return least, most
 
 
@@ -175,7 +177,7 @@ def _measured(folder: Path, running: Services, topic: topics.Topic, every: float
         "messages": topic.messages,
         "bytes_per_message": round(topic.message_bytes, 1),
         **report.machine(),
-        **over_time(looks.at, looks.stages(pid, names), first, last),
+        **over_time(looks.at, looks.by_stage(pid, names), first, last),
         "cpu_seconds": round(cost.cpu_seconds, 2),
         "rows_per_second": round(topic.messages / cost.wall_seconds),
         "table_equals_topic": bool(compared["equals_topic"]),
@@ -183,19 +185,29 @@ def _measured(folder: Path, running: Services, topic: topics.Topic, every: float
 
 
 def over_time(
-    at: Sequence[float], spent: Mapping[str, Sequence[float]], first: float, last: float
+    at: Sequence[float],
+    spent: Mapping[str, Sequence[Sequence[float]]],
+    first: float,
+    last: float,
 ) -> dict[str, Any]:
     """The looks between two moments, as CPU of each stage in between.
 
     Args:
         at: when each look was.
-        spent: stage -> CPU seconds so far at each.
+        spent: stage -> CPU seconds so far at each, by thread.
         first, last: what is between them counts.
     """
     chosen = [n for n in range(1, len(at)) if at[n - 1] >= first and at[n] <= last]
     seconds = [at[n] - at[n - 1] for n in chosen]
-    each = {stage: [past[n] - past[n - 1] for n in chosen] for stage, past in spent.items()}
-    least, most = at_once(each, seconds, os.cpu_count() or 1)
+    threads = {
+        stage: [[past[n] - past[n - 1] for n in chosen] for past in pasts]
+        for stage, pasts in spent.items()
+    }
+    least, most = at_once(threads, seconds, os.cpu_count() or 1)
+    each = {
+        stage: [sum(look) for look in zip(*parts, strict=True)] if parts else [0.0] * len(chosen)
+        for stage, parts in threads.items()
+    }
     whole = sum(seconds) or 1.0
     return {
         "seconds": [round(at[n] - first, 4) for n in chosen],
