@@ -169,11 +169,11 @@ def memory(report: Mapping[str, Any], path: Path) -> None:
     axes.axhline(report["bound_mb"], color=WARNING, linewidth=1, linestyle="--")
     axes.annotate(
         f"bound {report['bound_mb']:.0f} MB",
-        (1, report["bound_mb"]),
+        (0, report["bound_mb"]),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, 3),
+        xytext=(4, 3),
         textcoords="offset points",
-        ha="right",
+        ha="left",
         fontsize=8,
         color=WARNING,
     )

@@ -10,24 +10,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COMMANDS = {
-    "scaling": "--curves table-partitions --quick --megabytes 1",
-    "memory": "--messages 3000 --partitions 3 --buckets 3",
-    "limits": "--messages 3000 --runs 1",
-    "timeline": "--messages 3000",
-}
+SCALING = "scaling --curves table-partitions --quick --megabytes 1"
+MEMORY = "memory --messages 3000 --partitions 3 --buckets 3"
+LIMITS = "limits --messages 3000 --runs 1"
+TIMELINE = "timeline --messages 3000"
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        SCALING,
+        TIMELINE,
+        pytest.param(LIMITS, marks=pytest.mark.slow),
+        pytest.param(MEMORY, marks=pytest.mark.slow),
+    ],
+)
 def test_a_benchmark_runs_and_finds_its_tables_equal(
-    name: str, kafka_bootstrap: str, tmp_path: Path
+    words: str, kafka_bootstrap: str, tmp_path: Path
 ) -> None:
     """The services are the benchmark's own; asking for a broker skips where none can run."""
     written, drawn = tmp_path / "figures.json", tmp_path / "figure.svg"
-    words = [*COMMANDS[name].split(), "--json", str(written), "--figure", str(drawn)]
-    command = [sys.executable, "-m", "benchmarks", name, *words]
+    files = ["--json", str(written), "--figure", str(drawn)]
+    command = [sys.executable, "-m", "benchmarks", *words.split(), *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(written.read_text(encoding="utf-8"))["cpus"]
