@@ -17,16 +17,9 @@ TIMELINE = "timeline --messages 3000"
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "words",
-    [
-        SCALING,
-        TIMELINE,
-        pytest.param(LIMITS, marks=pytest.mark.slow),
-        pytest.param(MEMORY, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("words", [SCALING, TIMELINE, LIMITS, MEMORY])
 def test_a_benchmark_runs_and_finds_its_tables_equal(
     words: str, kafka_bootstrap: str, tmp_path: Path
 ) -> None:
