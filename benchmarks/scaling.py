@@ -237,10 +237,10 @@ def told(topic: topics.Topic, costs: Sequence[Cost]) -> dict[str, Any]:
     return {
         "messages": topic.messages,
         "bytes_per_message": round(topic.message_bytes, 1),
-        "rows_per_second": round(topic.messages / wall),
-        "megabytes_per_second": round(size / 1e6 / wall, 1),
-        "cpu_seconds_per_million_rows": round(cpu / topic.messages * 1e6, 2),
-        "cpu_seconds_per_gigabyte": round(cpu / size * 1e9, 2),
+        "rows_per_second": round(topic.messages / wall, 1),
+        "megabytes_per_second": round(size / 1e6 / wall, 5),
+        "cpu_seconds_per_million_rows": round(cpu / topic.messages * 1e6, 4),
+        "cpu_seconds_per_gigabyte": round(cpu / size * 1e9, 4),
         "peak_rss_mb": round(max(cost.peak_rss_mb for cost in costs)),
         "runs": [{name: round(getattr(cost, name), 3) for name in FIGURES} for cost in costs],
     }
@@ -274,8 +274,8 @@ def _show(found: Mapping[str, Any]) -> None:
             (
                 f"{point['value']:,}",
                 f"{point['messages']:,}",
-                f"{point['rows_per_second']:,}",
-                f"{point['megabytes_per_second']:,}",
+                f"{point['rows_per_second']:,.0f}",
+                f"{point['megabytes_per_second']:,.1f}",
                 f"{point['cpu_seconds_per_million_rows']:,.1f}",
                 f"{point['cpu_seconds_per_gigabyte']:,.1f}",
                 f"{point['peak_rss_mb']:,}",

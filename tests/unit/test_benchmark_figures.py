@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from benchmarks import drawing, limits, memory, parts, scaling, shapes, timeline
 from benchmarks import topic as topics
+from benchmarks.ingested import Cost
 from benchmarks.peers import chain
 from k2i_tasks.kafka.orders import OrderPool
 
@@ -49,6 +50,14 @@ def test_a_cliff_is_worse_per_byte_and_per_row() -> None:
     assert scaling.cliffs(steep) == [1_000]
     slow = [point(1, 1.0, 100), point(2, 1.0, 100, rate=300), point(3, 1.0, 100)]
     assert scaling.cliffs(slow) == [2]
+
+
+def test_a_slow_point_of_few_bytes_has_a_rate_above_nothing() -> None:
+    topic = topics.Topic("", "events", 500, 288.0, {})
+    cost = Cost(60.0, 120.0, 1.0, 100.0, {})
+    told = {"value": 1, **scaling.told(topic, [cost])}
+    assert told["megabytes_per_second"] > 0
+    assert scaling.cliffs([told, {**told, "value": 2}]) == []
 
 
 #: Threads of which two are of one stage.
