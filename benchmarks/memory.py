@@ -7,7 +7,6 @@ Many Kafka partitions, a table of many partitions, a small buffer. The process's
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 from benchmarks import drawing, report
 from benchmarks import topic as topics
 from benchmarks.ingested import EndedError, ingest, program_of
+from benchmarks.meter import resident_mb
 from benchmarks.scaling import bucketed
 from benchmarks.services import Services, services
 
@@ -71,7 +71,7 @@ def _measured(
     began, looks = time.monotonic(), list[tuple[float, float]]()
 
     def look(pid: int) -> None:
-        resident = rss_mb(pid)
+        resident = resident_mb(pid)
         if resident:
             looks.append((time.monotonic() - began, resident))
 
@@ -93,16 +93,6 @@ def _measured(
         "table_equals_topic": bool(compared["equals_topic"]),
         **report.machine(),
     }
-
-
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process now; 0 when it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text("utf-8", errors="replace")
-    except OSError:
-        return 0.0
-    found = re.search(r"VmRSS:\s+(\d+) kB", text)
-    return int(found[1]) / 1024 if found else 0.0
 
 
 def thinned(looks: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:

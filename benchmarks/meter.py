@@ -123,11 +123,20 @@ def _stat(pid: int) -> list[str] | None:
 
 def peak_mb(pid: int) -> float:
     """A process's own peak so far; what `wait4` tells begins with that of its parent."""
+    return _status_mb(pid, "VmHWM")
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process now; 0 when it has ended."""
+    return _status_mb(pid, "VmRSS")
+
+
+def _status_mb(pid: int, figure: str) -> float:
     try:
         text = Path(f"/proc/{pid}/status").read_text("utf-8", errors="replace")
     except OSError:
         return 0.0
-    found = re.search(r"VmHWM:\s+(\d+) kB", text)
+    found = re.search(rf"{figure}:\s+(\d+) kB", text)
     return int(found[1]) / 1024 if found else 0.0
 
 

@@ -18,6 +18,8 @@ from k2i_tasks.types import SealedBatch, TableCommit, describe_ranges
 
 #: The kind of the calls that write files.
 FLUSH = "flush"
+#: Of what is tried once: if it fails, the flush does it.
+ONCE = RetryPolicy(budget_seconds=0.0)
 
 
 class BatchCalls:
@@ -65,14 +67,13 @@ class BatchCalls:
             FLUSH,
             f"encoding {rows} rows of {batch_id}",
             lambda: self._operations.encode(batch_id, tables),
-            RetryPolicy(budget_seconds=0.0),
+            ONCE,
             stop=self._stop,
         )
 
     def forget_encoded(self) -> Call:
         """Removes what was encoded of a batch that will not be flushed."""
-        once = RetryPolicy(budget_seconds=0.0)
-        return Call(FLUSH, "removing what was encoded", self._operations.forget, once)
+        return Call(FLUSH, "removing what was encoded", self._operations.forget, ONCE)
 
     def flush(self, batch: SealedBatch) -> Call:
         """Writes the batch to durable files."""

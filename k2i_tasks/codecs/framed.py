@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.fitting import fitted, misfits, solid, unfitting
-from k2i_tasks.codecs.frames import Frames, Group, Writer
+from k2i_tasks.codecs.frames import Framing, Group, Writer
 from k2i_tasks.codecs.growth import SchemaLimits
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.payloads import DecodedPayloads, PayloadDecoder
@@ -53,15 +53,15 @@ class FramedDecoder:
         mode: str,
         limits: SchemaLimits | None = None,
     ) -> None:
-        self._format = format
         self._writers = writers
         self._metadata = columns
-        self._max_message_bytes = max_message_bytes
         self._limits = limits or SchemaLimits()
         self._manual = mode == "manual"
         # Without a table even the manual mode has to create the columns, once.
         self._may_create = table_schema is None
-        self._last: tuple[RawBatch, Frames] | None = None
+        self._framing = Framing(
+            format, paths=format == "protobuf", max_message_bytes=max_message_bytes
+        )
         self._schema = pa.schema([])
         if table_schema is not None:
             present = columns.without(table_schema)
@@ -81,11 +81,11 @@ class FramedDecoder:
 
     def prepare(self, raw: RawBatch, timeout_seconds: float) -> int:
         """Gets the schemas that `raw` needs; see `Decoder.prepare`."""
-        return ready_records(self._writers, self._frames(raw), len(raw), timeout_seconds)
+        return ready_records(self._writers, self._framing.of(raw), len(raw), timeout_seconds)
 
     def decode(self, raw: RawBatch) -> DecodedBatch:
         """One row or one dead letter per record; must not block; never raises for a bad record."""
-        frames = self._frames(raw)
+        frames = self._framing.of(raw)
         errors = dict(frames.errors)
         parts: list[tuple[Writer, Indices, pa.Table]] = []
         for group in frames.groups:
@@ -105,18 +105,6 @@ class FramedDecoder:
         payload = _in_order(tables, places, self._schema)
         return assemble(raw, payload, self._schema, errors, self._metadata)
 
-    def _frames(self, raw: RawBatch) -> Frames:
-        """The frames of `raw`; those of the last batch are asked for by `prepare` and `decode`."""
-        if self._last is None or self._last[0] is not raw:
-            frames = Frames.of(
-                raw.values,
-                paths=self._format == "protobuf",
-                max_message_bytes=self._max_message_bytes,
-                prefix=self._format,
-            )
-            self._last = raw, frames
-        return self._last[1]
-
     def _decoded(
         self, group: Group, errors: dict[int, DecodeError]
     ) -> tuple[Indices, pa.Table] | None:
@@ -135,10 +123,8 @@ class FramedDecoder:
         return records, solid(found.columns)
 
     def _adopt_of(self, writer: Writer, given: pa.Schema) -> None:
-        known = self._unions.get(writer)
-        if known is None or known[0] != given or known[1].schema != self._schema:
-            union = self._united(given)
-            self._schema = union.schema
+        if self._known_union(writer, given) is None:
+            self._schema = self._united(given).schema
 
     def _united(self, given: pa.Schema) -> Union:
         return unite(
@@ -149,11 +135,18 @@ class FramedDecoder:
             limits=self._limits,
         )
 
+    def _known_union(self, writer: Writer, given: pa.Schema) -> Union | None:
+        """The union that was made before, if the columns and the writer's are as they were."""
+        known = self._unions.get(writer)
+        if known is None or known[0] != given or known[1].schema != self._schema:
+            return None
+        return known[1]
+
     def _union(self, writer: Writer, given: pa.Schema) -> Union:
         """The union of the columns, as they are after this batch, with a writer's."""
-        known = self._unions.get(writer)
-        if known is not None and known[0] == given and known[1].schema == self._schema:
-            return known[1]
+        known = self._known_union(writer, given)
+        if known is not None:
+            return known
         union = self._united(given)
         if len(self._unions) >= UNIONS_MAX:
             self._unions.clear()

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from k2i_tasks.codecs.payloads import Payloads
 from k2i_tasks.errors import DecodeError
+from k2i_tasks.types import RawBatch
 
 #: Bytes before the payload, or before the path of a message type.
 HEAD_BYTES = 5
@@ -109,6 +110,32 @@ class Frames:
         framed = np.flatnonzero(~(bad | magic | short)).astype(np.int64)
         groups = _grouped(whole.take(framed), records[framed], errors, paths=paths)
         return cls(groups, np.flatnonzero(~present).astype(np.int64), errors)
+
+
+class Framing:
+    """Takes the frames off batches; the last one's are kept, since two steps ask for them.
+
+    Args:
+        prefix, paths, max_message_bytes: as for `Frames.of`.
+    """
+
+    def __init__(self, prefix: str, *, paths: bool, max_message_bytes: int) -> None:
+        self._prefix = prefix
+        self._paths = paths
+        self._max_message_bytes = max_message_bytes
+        self._last: tuple[RawBatch, Frames] | None = None
+
+    def of(self, raw: RawBatch) -> Frames:
+        """The frames of its values. Does not block."""
+        if self._last is None or self._last[0] is not raw:
+            frames = Frames.of(
+                raw.values,
+                paths=self._paths,
+                max_message_bytes=self._max_message_bytes,
+                prefix=self._prefix,
+            )
+            self._last = raw, frames
+        return self._last[1]
 
 
 def _bytes_at(payloads: Payloads, position: int) -> npt.NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
-from k2i_tasks.codecs.frames import HEAD_BYTES, Frames
+from k2i_tasks.codecs.frames import HEAD_BYTES, Framing
 from k2i_tasks.codecs.json import JsonDecoder
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.writers import Writers, ready_records
@@ -35,8 +35,7 @@ class FramedJsonDecoder:
     ) -> None:
         self._writers = writers
         self._metadata = columns
-        self._max_message_bytes = max_message_bytes
-        self._last: tuple[RawBatch, Frames] | None = None
+        self._framing = Framing("json", paths=False, max_message_bytes=max_message_bytes)
         self._json = JsonDecoder(
             columns, table_schema, max_message_bytes=max_message_bytes, mode=mode
         )
@@ -52,11 +51,11 @@ class FramedJsonDecoder:
 
     def prepare(self, raw: RawBatch, timeout_seconds: float) -> int:
         """Gets the schemas that `raw` needs; see `Decoder.prepare`."""
-        return ready_records(self._writers, self._frames(raw), len(raw), timeout_seconds)
+        return ready_records(self._writers, self._framing.of(raw), len(raw), timeout_seconds)
 
     def decode(self, raw: RawBatch) -> DecodedBatch:
         """One row or one dead letter per record; must not block; never raises for a bad record."""
-        frames = self._frames(raw)
+        frames = self._framing.of(raw)
         errors = dict(frames.errors)
         for group in frames.groups:
             given = self._writers[group.writer]
@@ -72,12 +71,3 @@ class FramedJsonDecoder:
         errors |= {kept[place]: error for place, error in refused.items()}
         schema = self._json.schema or pa.schema([])
         return assemble(raw, payload, schema, errors, self._metadata)
-
-    def _frames(self, raw: RawBatch) -> Frames:
-        """The frames of `raw`; those of the last batch are asked for by `prepare` and `decode`."""
-        if self._last is None or self._last[0] is not raw:
-            frames = Frames.of(
-                raw.values, paths=False, max_message_bytes=self._max_message_bytes, prefix="json"
-            )
-            self._last = raw, frames
-        return self._last[1]

@@ -137,6 +137,14 @@ def decoded_here(kind: str) -> str:
     return kind
 
 
+#: A payload format, of values or keys.
+FormatName = Annotated[
+    Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"],
+    AnyCaseLower,
+    AfterValidator(decoded_here),
+]
+
+
 class SchemaRegistry(Section):
     """How the Schema Registry is reached, beside its address."""
 
@@ -157,9 +165,9 @@ class SchemaRegistry(Section):
 class KafkaFormat(Section):
     """How the values of the topic are decoded."""
 
-    type: Annotated[
-        Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"], AnyCaseLower
-    ] = setting(f"Format of the values. This version decodes {', '.join(FORMATS_DECODED)}.", "raw")
+    type: FormatName = setting(
+        f"Format of the values. This version decodes {', '.join(FORMATS_DECODED)}.", "raw"
+    )
     schema_registry_url: HttpUrl | None = setting(
         "Address of the Schema Registry, with the path that its API is under.", None
     )
@@ -192,11 +200,6 @@ class KafkaFormat(Section):
         "Login and encryption for the Schema Registry.", SchemaRegistry(), native=True
     )
 
-    @field_validator("type")
-    @classmethod
-    def _decoded_here(cls, kind: str) -> str:
-        return decoded_here(kind)
-
     @property
     def registered(self) -> bool:
         """Whether the payloads' schemas are in a registry."""
@@ -206,20 +209,13 @@ class KafkaFormat(Section):
 class KafkaKeyFormat(Section):
     """How the keys of the topic are decoded; their bytes are kept in any case."""
 
-    type: Annotated[
-        Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"], AnyCaseLower
-    ] = setting(
+    type: FormatName = setting(
         "Format of the keys; raw decodes nothing. A schema registry is that of `kafka.format`.",
         "raw",
     )
     column: Column = setting(
         "Column for decoded keys: a text for string, a struct for the others.", "_kafka_key_decoded"
     )
-
-    @field_validator("type")
-    @classmethod
-    def _decoded_here(cls, kind: str) -> str:
-        return decoded_here(kind)
 
     @property
     def registered(self) -> bool:

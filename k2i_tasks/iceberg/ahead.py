@@ -8,7 +8,7 @@ in memory until it is committed, and the flush writes all of it anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,6 @@ from pyiceberg.table import Table
 from k2i_tasks.config import Config
 from k2i_tasks.iceberg.output import DataFileOutput
 from k2i_tasks.iceberg.partition_files import BatchFiles, PartitionFiles
-from k2i_tasks.iceberg.split import Group, partition_text, split
 from k2i_tasks.iceberg.writer import DataFileWriter, aligned, must_name_files, pieces
 from k2i_tasks.types import StagedFile
 
@@ -66,8 +65,12 @@ class AheadFiles:
         """
         if self._refuses:
             return False
-        rows = aligned(tables, self._batch.output)
-        groups = {self._key(group): group for group in self._groups(rows)}
+        output = self._batch.output
+        rows = aligned(tables, output)
+        groups = {
+            tuple(output.partition_text(group.partition).values()): group
+            for group in output.groups(rows)
+        }
         if len(groups.keys() | self._open.keys()) > OPEN_MAX:
             self._refuses = True
             return False
@@ -119,31 +122,18 @@ class AheadFiles:
             part.files.discard()
         self._open.clear()
         self._batch.remove()
-        for file in self._staged:
-            self._batch.output.remove_quietly(file.path)
-        self._staged.clear()
 
     def _use(self, table: Table) -> None:
         config = self._config.iceberg
         output = DataFileOutput(table, config.compression)
-        self._batch = BatchFiles(output, self.batch_id, config.target_file_size_mb << 20)
+        target_bytes = config.target_file_size_mb << 20
+        self._batch = BatchFiles(output, self.batch_id, target_bytes, self._staged)
         self._refuses = self._refuses or not table.sort_order().is_unsorted
 
     def _end_files(self) -> None:
         for part in self._open.values():
             part.end()
         self._open.clear()
-        self._staged += self._batch.staged
-        self._batch.staged.clear()
-
-    def _groups(self, rows: pa.Table) -> Iterator[Group]:
-        table = self._batch.table
-        return split(rows, table.schema(), self._batch.output.spec, table.sort_order())
-
-    def _key(self, group: Group) -> tuple[str | None, ...]:
-        spec = self._batch.output.spec
-        types = spec.partition_type(self._batch.table.schema())
-        return tuple(partition_text(spec, types, group.partition).values())
 
 
 class _Partition:

@@ -6,7 +6,6 @@ does not hold. Here each local file and the folders made for it are synced befor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 
+from k2i_tasks import durable
 from k2i_tasks.failpoints import hit
 
 #: For PyIceberg's property `py-io-impl`.
@@ -39,7 +39,7 @@ def make_folder(folder: Path) -> None:
         folder = folder.parent
     for made in reversed(missing):
         made.mkdir(exist_ok=True)
-        _sync(made.parent)
+        durable.sync(made.parent)
 
 
 def in_folder(path: Path, opened: Callable[[], _Opened]) -> _Opened:
@@ -57,16 +57,8 @@ def in_folder(path: Path, opened: Callable[[], _Opened]) -> _Opened:
 
 def sync_file(path: Path) -> None:
     """Returns once `path` and its entry in the folder are on the disk. May block."""
-    _sync(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.sync(path)
+    durable.sync(path.parent)
 
 
 class DurableFileIO(PyArrowFileIO):

@@ -19,7 +19,7 @@ from k2i_tasks.iceberg.data_files import FRESH
 from k2i_tasks.iceberg.encoding import dictionary_columns
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.files import in_folder, local_path, remove, sync_file
-from k2i_tasks.iceberg.split import partition_text
+from k2i_tasks.iceberg.split import Group, partition_text, split
 from k2i_tasks.types import StagedFile
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,15 @@ class DataFileOutput:
     def is_local(self) -> bool:
         """Whether the files go to a folder of this machine."""
         return local_path(self._locations.new_data_location("x")) is not None
+
+    def groups(self, rows: pa.Table) -> Iterator[Group]:
+        """`rows`, in the columns of the files, by partition and sorted; see `split`."""
+        table = self.table
+        return split(rows, table.schema(), self.spec, table.sort_order())
+
+    def partition_text(self, partition: Record) -> dict[int, str | None]:
+        """A partition's values as text, by partition field id; see `split.partition_text`."""
+        return partition_text(self.spec, self._types, partition)
 
     @contextmanager
     def open(
@@ -88,7 +97,7 @@ class DataFileOutput:
                 self.remove_quietly(location)
                 raise
         FRESH.keep(location, footer)
-        text = partition_text(self.spec, self._types, partition)
+        text = self.partition_text(partition)
         found.staged = StagedFile(location, size, found.rows, self.spec.spec_id, text)
 
     def remove_quietly(self, location: str) -> None:

@@ -14,7 +14,7 @@ from k2i_tasks.iceberg.arrow import align
 from k2i_tasks.iceberg.data_files import data_file, discard, read_staged
 from k2i_tasks.iceberg.output import DataFileOutput
 from k2i_tasks.iceberg.partition_files import BatchFiles, PartitionFiles
-from k2i_tasks.iceberg.split import Group, split
+from k2i_tasks.iceberg.split import Group
 from k2i_tasks.types import StagedFile
 
 __all__ = ["DataFileWriter", "data_file", "discard", "read_staged"]
@@ -67,8 +67,7 @@ class DataFileWriter:
         return batch.staged
 
     def _write_groups(self, rows: pa.Table, batch: BatchFiles) -> None:
-        table = self._table
-        groups = split(rows, table.schema(), self._output.spec, table.sort_order())
+        groups = self._output.groups(rows)
         if self._output.is_local:
             for group in groups:
                 _write_group(group, batch)

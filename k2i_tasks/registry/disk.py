@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from k2i_tasks.durable import sync
 from k2i_tasks.registry.model import WriterSchema
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class DiskCache:
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     scratch.unlink()
-            _sync_folder(self._folder)
+            sync(self._folder)
         except OSError as error:
             log.warning("schema %d cannot be kept at %s: %s", schema.id, path, error)
 
@@ -102,11 +103,3 @@ def _parsed(text: bytes) -> WriterSchema | None:
         return WriterSchema(body["id"], body["kind"], body["text"], references)
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

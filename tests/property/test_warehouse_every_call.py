@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.table import Table
 
+from k2i_tasks import durable
 from k2i_tasks.config import Config
 from k2i_tasks.errors import K2IError, ServiceError, is_transient
 from k2i_tasks.iceberg import files
@@ -49,7 +50,7 @@ class Warehouse:
         #: The calls since the fault was set.
         self.calls: list[str] = []
         patch.setattr(pa, "OSFile", lambda path, _mode: pa.PythonFile(_File(self, path), "w"))
-        patch.setattr(files, "_sync", lambda _path: self.passes("sync"))
+        patch.setattr(durable, "sync", lambda _path: self.passes("sync"))
         create, write = files._DurableFile.create, files._DurableStream.write
 
         def created(file: Any, overwrite: bool = False) -> Any:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import drawing, limits, memory, parts, scaling, shapes, timeline
+from benchmarks import drawing, limits, memory, meter, parts, scaling, shapes, timeline
 from benchmarks import topic as topics
 from benchmarks.ingested import Cost
 from benchmarks.peers import chain
@@ -132,8 +132,8 @@ def test_thinning_keeps_the_peak(looks: list[tuple[float, float]], most: int) ->
 
 
 def test_the_memory_of_a_process_is_seen_while_it_lives() -> None:
-    assert memory.rss_mb(os.getpid()) > 1
-    assert memory.rss_mb(2**22 + 1) == 0
+    assert meter.resident_mb(os.getpid()) > 1
+    assert meter.resident_mb(2**22 + 1) == 0
 
 
 @pytest.mark.parametrize("shape", [shapes.Shape(5, 400), shapes.Shape(12)])

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from k2i_tasks import durable
 from k2i_tasks.errors import K2IError, ServiceError, TransientError
 from k2i_tasks.failpoints import armed
-from k2i_tasks.iceberg import ahead, files, partition_files
+from k2i_tasks.iceberg import ahead, partition_files
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.types import StagedFile
 from tests.iceberg_tables import NAME, append, catalog_of, config_at, rows_of
@@ -96,8 +97,8 @@ def test_the_rows_are_the_same_however_many_were_encoded_before(
         patch.setattr(partition_files, "SYNC_BYTES", 100)
         original = partition_files.BatchFiles
 
-        def small(output: Any, batch_id: str, _bytes: int) -> Any:
-            return original(output, batch_id, target)
+        def small(output: Any, batch_id: str, _bytes: int, staged: list[StagedFile]) -> Any:
+            return original(output, batch_id, target, staged)
 
         patch.setattr(ahead, "BatchFiles", small)
         for table in tables[:ahead_of]:
@@ -180,7 +181,7 @@ def test_a_failed_fsync_is_final_though_it_was_of_rows_encoded_before(
         def broken(path: Path) -> None:
             raise OSError(errno.EIO, "Input/output error", str(path))
 
-        patch.setattr(files, "_sync", broken)
+        patch.setattr(durable, "sync", broken)
         with pytest.raises(ServiceError, match="Check the disk"):
             world.staging.encode([rows(0, 9_000)], batch_id=BATCH)
     with pytest.raises(ServiceError, match="Check the disk"):

@@ -16,6 +16,7 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 
+from k2i_tasks import durable
 from k2i_tasks.calls import Call, RetryPolicy
 from k2i_tasks.errors import (
     CommitConflictError,
@@ -25,7 +26,6 @@ from k2i_tasks.errors import (
     ServiceError,
     TransientError,
 )
-from k2i_tasks.iceberg import files
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
@@ -209,7 +209,7 @@ def test_a_conflict_that_had_landed_harms_nothing_of_a_run_as_it_is_wired(
 def test_a_failed_fsync_of_the_warehouse_is_final_and_the_next_run_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    plain, broken = files._sync, [True]
+    plain, broken = durable.sync, [True]
 
     def sync(path: Path) -> None:
         if path.name.endswith(ending) and broken.pop() if broken else False:
@@ -219,7 +219,7 @@ def test_a_failed_fsync_of_the_warehouse_is_final_and_the_next_run_completes(
     with operations(tmp_path, "run") as found:
         claimed(found, {P0: 0})
         found.recover()
-        monkeypatch.setattr(files, "_sync", sync)
+        monkeypatch.setattr(durable, "sync", sync)
 
         def attempt() -> None:
             found.flush(batch(0))
