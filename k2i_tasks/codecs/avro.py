@@ -36,7 +36,7 @@ class AvroDecoder:
         references: JSON texts of schemas whose named types it uses, in any order.
 
     Raises:
-        SchemaConflictError: the schema is none, or no table's columns can hold it: says what and
+        DecodeError: the schema is none, or no table's columns can hold it: says what and
             where.
     """
 

@@ -65,6 +65,12 @@ def _json_columns(schema: WriterSchema, path: MessagePath) -> pa.Schema:
     return json_schema_columns(_text(schema, "JSON"), schema.references)
 
 
+def _avro(schema: WriterSchema, path: MessagePath) -> PayloadDecoder:
+    from k2i_tasks.codecs.avro import AvroDecoder
+
+    return AvroDecoder(_text(schema, "AVRO"), schema.references)
+
+
 def _text(schema: WriterSchema, kind: str) -> str:
     """The schema's text.
 
@@ -79,5 +85,6 @@ def _text(schema: WriterSchema, kind: str) -> str:
 
 #: Format -> what makes, of a writer's schema, its decoder (or for JSON, its columns).
 MAKERS: dict[str, Callable[[WriterSchema, MessagePath], PayloadDecoder | pa.Schema]] = {
+    "avro": _avro,
     "jsonschema": _json_columns,
 }

@@ -23,7 +23,7 @@ from k2i_tasks.config.fields import (
 
 #: Formats that are known by name, and those that this version decodes.
 FORMATS_KNOWN = ("raw", "json", "string", "avro", "protobuf", "jsonschema")
-FORMATS_DECODED = ("raw", "string", "json", "jsonschema")
+FORMATS_DECODED = ("raw", "string", "json", "avro", "jsonschema")
 #: Those whose payloads name their schema, which is in a registry.
 FORMATS_REGISTERED = ("avro", "protobuf", "jsonschema")
 

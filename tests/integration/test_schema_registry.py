@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
@@ -56,6 +59,22 @@ class Registered:
         # An open schema may not grow, by the registry's own rule.
         self.client.set_compatibility(f"{self.topic}-value", "NONE")
         serializer = JSONSerializer(schema, self.client, conf={"auto.register.schemas": True})
+        return lambda row: bytes(serializer(row, self.context()) or b"")
+
+    def avro_writer(
+        self, fields: dict[str, Any], references: tuple[SchemaReference, ...] = ()
+    ) -> Callable[[Row], bytes]:
+        """Registers a record's schema and gives what writes with it.
+
+        Args:
+            fields: name -> Avro type.
+        """
+        named = [{"name": name, "type": kind} for name, kind in fields.items()]
+        body = {"type": "record", "name": "Order", "namespace": "shop", "fields": named}
+        schema = Schema(json.dumps(body), "AVRO", list(references))
+        # Fields are added without defaults.
+        self.client.set_compatibility(f"{self.topic}-value", "NONE")
+        serializer = AvroSerializer(self.client, schema, conf={"auto.register.schemas": True})
         return lambda row: bytes(serializer(row, self.context()) or b"")
 
     def write(self, *values: bytes | None) -> None:
@@ -129,6 +148,60 @@ def test_framed_json_becomes_columns_by_its_schemas_references_included(
     assert [row["_kafka_key_decoded"] for row in found] == [f"key-{n}" for n in range(4)]
     # A column of the schema is there though no record ever had it.
     assert found[0]["never"] is None
+
+
+def test_framed_avro_becomes_columns_by_its_schemas_references_included(
+    tmp_path: Path, kafka_bootstrap: str, schema_registry: str
+) -> None:
+    registered = Registered(tmp_path, kafka_bootstrap, schema_registry, "avro")
+    subject = f"{registered.topic}-address"
+    named = [{"name": "city", "type": "string"}, {"name": "zip", "type": ["null", "int"]}]
+    address = {"type": "record", "name": "Address", "namespace": "shop", "fields": named}
+    registered.client.register_schema(subject, Schema(json.dumps(address), "AVRO"))
+    reference = SchemaReference("shop.Address", subject, 1)
+    fields = {
+        "id": "int",
+        "at": {"type": "long", "logicalType": "timestamp-micros"},
+        "price": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2},
+        "address": ["null", "shop.Address"],
+        "tags": {"type": "array", "items": "string"},
+        "counts": {"type": "map", "values": "long"},
+        "uuid": {"type": "string", "logicalType": "uuid"},
+        "uuids": {"type": "array", "items": {"type": "string", "logicalType": "uuid"}},
+        "either": ["null", "long", "string"],
+        "kind": {"type": "enum", "name": "Kind", "symbols": ["NEW", "OLD"]},
+    }
+    first = registered.avro_writer(fields, (reference,))
+    # A type that widens, a field that goes, one that comes.
+    changed = {name: kind for name, kind in fields.items() if name != "price"}
+    second = registered.avro_writer({**changed, "id": "long", "note": "string"}, (reference,))
+    at = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+    known = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
+    row: Row = {
+        "id": 1,
+        "at": at,
+        "price": Decimal("12.34"),
+        "address": {"city": "Ulm", "zip": 89073},
+        "tags": ["a", "ü"],
+        "counts": {"x": 2**40},
+        "uuid": known,
+        "uuids": [known, known],
+        "either": "text",
+        "kind": "NEW",
+    }
+    other: Row = {**row, "id": 2**40, "address": None, "tags": [], "either": 7, "note": "n"}
+    registered.write(first(row), None, second(other), first(row)[:-1], b"\0\x7f\xff\xff\xff\2")
+    registered.run_to_the_end()
+    assert registered.letters() == {3: "avro.truncated", 4: "registry.unknown_id"}
+    code, output = finished(registered.program.command("verify", "--values", "full"))
+    assert code == 0, output
+    found = sorted(registered.rows(), key=lambda one: one["_kafka_offset"])
+    assert [one["_kafka_offset"] for one in found] == [0, 1, 2]
+    payload = [{name: one[name] for name in (*fields, "note")} for one in found]
+    wanted = {**row, "either": {"long": None, "string": "text"}}
+    assert payload[0] == {**wanted, "note": None}
+    assert set(payload[1].values()) == {None}
+    assert payload[2] == {**other, "price": None, "either": {"long": 7, "string": None}}
 
 
 def test_the_latest_schema_makes_the_table_before_the_first_record(
