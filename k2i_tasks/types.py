@@ -307,7 +307,7 @@ class Status:
     """Everything that a view, a probe or a summary shows of one run, taken at one moment.
 
     Times are unix seconds unless the name says otherwise; rates are per second over the last
-    few seconds.
+    few seconds. Of a run over several tables, `tables` has each of them, and the rest is their sum.
     """
 
     state: RunState
@@ -337,6 +337,7 @@ class Status:
     last_commit: TableCommit | None
     last_errors: tuple[ErrorNote, ...]
     components: Mapping[str, ComponentHealth]
+    tables: tuple[Status, ...] = ()
 
     @property
     def freshness_seconds(self) -> float | None:

@@ -48,8 +48,16 @@ def build_runner(
     tracker_factory: TrackerFactory,
     metrics: Metrics,
     records_max: int | None = None,
+    clients: int = 1,
 ) -> Runner:
     """Everything one run needs, ready to `run()`. Opens the log folder; reaches no service yet.
+
+    Args:
+        config: of one topic and its table.
+        tracker_factory: makes what runs flushes and commits.
+        metrics: told what happens.
+        records_max: records after which it drains; None for no end.
+        clients: Kafka clients that share this process's memory.
 
     Raises:
         K2IError: a secret cannot be read, the log folder is in use or not writable.
@@ -57,7 +65,7 @@ def build_runner(
     resolved = secrets.opened(config)
     owner = uuid.uuid4().hex
     source = KafkaSource(
-        consumer_settings(config.kafka, resolved),
+        consumer_settings(config.kafka, resolved, clients=clients),
         config.kafka.topic,
         poll_records_max=config.kafka.batch_size,
         max_message_bytes=config.kafka.max_message_bytes,
@@ -69,7 +77,7 @@ def build_runner(
     journal = open_journal(config, metrics)
     operations = build_operations(config, resolved, owner, journal, source.commit_offsets)
     clock = SystemClock()
-    runner = Runner(
+    return Runner(
         topic=config.kafka.topic,
         table=".".join(config.iceberg.identifier),
         source=source,
@@ -83,8 +91,6 @@ def build_runner(
         batch_prefix=owner[:12],
         upkeep_factory=upkeep_of(config, resolved, operations.lane, metrics, clock),
     )
-    metrics.watch(runner.status)
-    return runner
 
 
 def open_journal(config: Config, metrics: Metrics) -> Journal:

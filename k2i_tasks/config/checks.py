@@ -23,6 +23,7 @@ _URI_OF_CATALOG = {
 def contradictions(config: Config) -> list[Problem]:
     """All that does not fit together in `config`, in the order of its sections."""
     return [
+        *_routing(config),
         *_kafka(config.kafka),
         *_format(config.kafka),
         *_catalog(config.iceberg),
@@ -31,6 +32,22 @@ def contradictions(config: Config) -> list[Problem]:
         *_table(config.iceberg, config.kafka.key_format),
         *_process(config),
     ]
+
+
+def _routing(config: Config) -> Iterator[Problem]:
+    named = {"kafka.topic": config.kafka.topic, "iceberg.table_name": config.iceberg.table_name}
+    if config.routing.enabled:
+        for key, name in named.items():
+            if name:
+                yield key, "must not be given beside routing.topics or routing.topic_pattern"
+        if config.kafka.assignment == "group":
+            yield "kafka.assignment", "must be all with [routing]: each topic has a run of its own"
+    else:
+        for key, name in named.items():
+            if not name:
+                yield key, "is required"
+        if config.routing.tables:
+            yield "routing.topics", "is needed for routing.tables, or routing.topic_pattern is"
 
 
 def _kafka(kafka: Kafka) -> Iterator[Problem]:

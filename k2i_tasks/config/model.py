@@ -11,6 +11,7 @@ from k2i_tasks.config.fields import Section, setting
 from k2i_tasks.config.model_iceberg import Iceberg
 from k2i_tasks.config.model_kafka import Kafka
 from k2i_tasks.config.model_maintenance import Maintenance
+from k2i_tasks.config.model_routing import Routing
 from k2i_tasks.config.model_runtime import (
     Buffer,
     Monitoring,
@@ -27,6 +28,7 @@ class Config(Section):
     """All settings of one ingestion, checked one by one and against each other."""
 
     kafka: Kafka = setting("What is consumed.")
+    routing: Routing = setting("Many topics and tables.", Routing(), native=True)
     schema_evolution: SchemaEvolution = setting("Changes of the schema.", SchemaEvolution())
     iceberg: Iceberg = setting("Where it lands.")
     buffer: Buffer = setting("Rows in memory.", Buffer())

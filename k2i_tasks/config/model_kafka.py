@@ -250,7 +250,7 @@ class Kafka(Section):
     """What is consumed and how."""
 
     bootstrap_servers: Servers = setting("Brokers to ask first, as `host:port`.")
-    topic: Topic = setting("Topic that is ingested.")
+    topic: Topic = setting("Topic that is ingested; needed unless `[routing]` has topics.", "")
     consumer_group: Text = setting(
         "Group under which offsets are published for lag tools, and whose members share the topic "
         "where `assignment` is group. The table's own offsets decide where reading starts."
