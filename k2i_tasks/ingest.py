@@ -266,8 +266,10 @@ def query_command(place: Sequence[str], table: str) -> str:
 
     Args:
         place: the words that say which table it is, such as `--config` and `k2i.toml`.
-        table: its dotted name.
+        table: its dotted name; empty where there are several, and so no one command.
     """
+    if not table:
+        return ""
     beside = Path(sys.executable).with_name("k2i")
     here = Path.cwd()
     if not beside.exists():

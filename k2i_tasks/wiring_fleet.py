@@ -7,6 +7,7 @@ from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.clock import SystemClock
 from k2i_tasks.config import Config
 from k2i_tasks.config.routes import Plan, Route, plan
+from k2i_tasks.errors import ConfigError
 from k2i_tasks.fleet import Fleet
 from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.discovery import TopicNames
@@ -52,3 +53,19 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
             initial_seconds=RESTART_SECONDS, max_wait_seconds=float(routing.restart_seconds_max)
         ),
     )
+
+
+def configs_of(config: Config) -> list[Config]:
+    """The configuration of each table there is by `config`, one or many.
+
+    Raises:
+        K2IError: Kafka cannot be asked for its topics, or a secret cannot be read.
+        ConfigError: a topic that is chosen has no table.
+    """
+    if not config.routing.enabled:
+        return [config]
+    names = TopicNames(consumer_settings(config.kafka, secrets.opened(config)))
+    found = plan(config, names.ask(LOOK_SECONDS), config.routing.max_tables)
+    for topic, why in found.refused.items():
+        raise ConfigError(f"Topic {topic} has no table: {why}", field="routing")
+    return [route.config for route in found.routes]

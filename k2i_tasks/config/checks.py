@@ -46,8 +46,9 @@ def _routing(config: Config) -> Iterator[Problem]:
         for key, name in named.items():
             if not name:
                 yield key, "is required"
-        if config.routing.tables:
-            yield "routing.topics", "is needed for routing.tables, or routing.topic_pattern is"
+        for key in ("topic", "tables"):
+            if getattr(config.routing, key):
+                yield f"routing.{key}", "needs routing.topics or routing.topic_pattern"
 
 
 def _kafka(kafka: Kafka) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from k2i_tasks.config.environment import from_environment
 from k2i_tasks.config.k2i_toml import Form, current_name, form_of, to_native
 from k2i_tasks.config.keys import Path, Unknown, unknown_keys
 from k2i_tasks.config.model import Config
-from k2i_tasks.config.routes import check_routing
+from k2i_tasks.config.routes import check_routing, narrowed
 from k2i_tasks.config.tables import REFERENCE, SHOWN_MAX, given, located, put, validated
 from k2i_tasks.errors import ConfigError
 
@@ -30,6 +30,8 @@ def load_config(
     path: FilePath | None, *, environ: Mapping[str, str], overrides: Mapping[str, Any]
 ) -> Config:
     """The configuration from `path`, `environ` and `overrides`, each over the one before.
+
+    With `routing.topic` it is that of one topic and its table, and has no `routing`.
 
     Args:
         path: the TOML file; None for none.
@@ -51,6 +53,7 @@ def load_config(
     config = validated(tables, source, origins)
     try:
         check_routing(config)
+        config = narrowed(config)
     except ConfigError as error:
         raise located(error, source) from None
     config._load_notes = tuple(remarks)

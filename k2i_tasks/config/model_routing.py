@@ -62,6 +62,11 @@ class RoutedTables(Section):
 class Routing(Section):
     """Many topics into many tables, in one process. Without topics here, `kafka.topic` is read."""
 
+    topic: Topic | None = setting(
+        "Only this one of the topics: what a command looks at, or a run that reads it alone.",
+        None,
+        native=True,
+    )
     topics: tuple[Topic, ...] = setting("Topics by name.", (), native=True, max_length=1_000)
     topic_pattern: Pattern | None = setting(
         "Regular expression: each topic whose whole name it matches is read too, also one that is "

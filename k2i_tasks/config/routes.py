@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from k2i_tasks.config.fields import Section
+from k2i_tasks.config.keys import by_path
 from k2i_tasks.config.model import Config
 from k2i_tasks.config.model_routing import PLACE, RoutedTables, Routing
 from k2i_tasks.config.tables import given, validated
@@ -25,6 +26,7 @@ _OF_ALL = (
         "buffer.max_size_mb",
     ),
 )
+_REFERENCES = ("env:", "file:")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 #: Stands for a topic while settings are checked before there is one.
 _ANY_TOPIC = "topic"
@@ -109,11 +111,15 @@ def check_routing(config: Config) -> None:
         at = f"routing.tables.{index}"
         if entry.table_name is not None:
             _check_template(entry.table_name, entry.topic, f"{at}.table_name")
-        for path, _ in _settings(entry, at):
+        for path, value in _settings(entry, at):
             dotted = ".".join(path)
             if dotted.startswith(_OF_ALL):
                 what = f"{at}.settings: {dotted} is not a setting of one table."
                 remedy = "Set it outside of routing; a table's name is table_name of the entry."
+                raise ConfigError(what, field=f"{at}.settings", remedy=remedy)
+            if by_path()[path].kind == "secret" and not str(value).startswith(_REFERENCES):
+                what = f"{at}.settings: {dotted} is a secret, and this table is shown as it is."
+                remedy = "Give a reference, env:NAME or file:/path."
                 raise ConfigError(what, field=f"{at}.settings", remedy=remedy)
         try:
             _derived(config, _changes(config, entry, _ANY_TOPIC, "table", at))
@@ -121,6 +127,24 @@ def check_routing(config: Config) -> None:
             raise ConfigError(
                 f"{at}.settings: {error.what}", field=f"{at}.settings", remedy=error.remedy
             ) from None
+
+
+def narrowed(config: Config) -> Config:
+    """The configuration of `routing.topic` alone, if that is given; else `config`.
+
+    Raises:
+        ConfigError: it is none of the topics that are chosen, or its settings are wrong.
+    """
+    topic = config.routing.topic
+    if topic is None:
+        return config
+    if topic not in config.routing.chosen([topic]):
+        raise ConfigError(
+            f"routing.topic: {topic} is none of the topics that routing chooses.",
+            field="routing.topic",
+            remedy="Name another one, or add it to routing.topics.",
+        )
+    return _config_of(config, topic)
 
 
 def _config_of(config: Config, topic: str) -> Config:

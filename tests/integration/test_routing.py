@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import urllib.request
 import uuid
 from pathlib import Path
@@ -90,7 +91,7 @@ def is_read(report: Row) -> bool:
     """Whether a table's run owns it, has consumed something, and has no lag."""
     if not report or not report["epoch"]:
         return False
-    return report["lag_total"] == 0 and report["records"]["consumed"] > 0
+    return bool(report["lag_total"] == 0 and report["records"]["consumed"] > 0)
 
 
 def metrics(run: Running) -> str:
@@ -231,7 +232,7 @@ restart_seconds_max = 1
         # One that has failed at the end is told, and does not stop the others' drain.
         world.write(good, 50)
         run.until_logged("never-made failed")
-        run.signal(15)
+        run.signal(signal.SIGTERM)
         code, output = run.end()
         assert code == 2, output
         assert "never-made" in output
