@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.clock import Clock
@@ -25,8 +26,18 @@ log = logging.getLogger(__name__)
 #: A run that lasted so long counts as one that worked: the next wait is short again.
 GOOD_SECONDS = 60.0
 
+#: How long a drain waits until tables that share a topic stand at the same offsets.
+SETTLE_SECONDS = 5.0
+
 #: (route, tracker, bytes that it may buffer, number of tables) -> its run.
 Build = Callable[[Route, Tracker, int, int], Runner]
+
+
+class Shared(Protocol):
+    """What several runs read from."""
+
+    def settle(self, timeout_seconds: float) -> None: ...
+    def close(self) -> None: ...
 
 
 class TableRun:
@@ -108,17 +119,17 @@ class TableRun:
                 self.error = error
             except Exception as error:
                 # A bug that one table brings out must not take the others with it.
-                log.exception("topic %s: unexpected error", self.route.topic)
+                log.exception("%s: unexpected error", self.route.name)
                 self.error = K2IError(f"Unexpected {type(error).__name__}: {error}")
                 self.error.__cause__ = error
             if isinstance(self.error, FencedError):
                 # Whoever owns the table now would be fenced off in turn, without an end.
-                log.error("topic %s is given up: %s", self.route.topic, self.error)
+                log.error("%s is given up: %s", self.route.name, self.error)
                 return
             lasted = self._clock.monotonic() - began
             failures = 1 if lasted >= GOOD_SECONDS else failures + 1
             wait = self._policy.wait_seconds(failures)
-            log.error("topic %s failed, again in %.0f s: %s", self.route.topic, wait, self.error)
+            log.error("%s failed, again in %.0f s: %s", self.route.name, wait, self.error)
             self._awake.wait(wait)
 
     def _run_once(self) -> None:
@@ -152,6 +163,8 @@ class Fleet:
         buffer_bytes_max: bound of all buffers together, in bytes.
         discovery_seconds: time between two looks at the plan.
         policy: wait between a run that failed and the next.
+        woken: set when the plan is worth a look at once.
+        shared: what several runs read from, if they do.
     """
 
     def __init__(
@@ -164,6 +177,8 @@ class Fleet:
         buffer_bytes_max: int,
         discovery_seconds: float,
         policy: RetryPolicy,
+        woken: threading.Event | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._plan = plan
         self._build = build
@@ -171,6 +186,8 @@ class Fleet:
         self._buffer_bytes_max = buffer_bytes_max
         self._discovery_seconds = discovery_seconds
         self._policy = policy
+        self._woken = woken or threading.Event()
+        self._shared = shared
         self._runs: dict[str, TableRun] = {}
         self._drain_asked = threading.Event()
         self._drain_reason = ""
@@ -192,6 +209,7 @@ class Fleet:
             log.info("draining: %s", reason)
             self._drain_reason = reason
             self._drain_asked.set()
+            self._woken.set()
 
     # The run.
 
@@ -204,8 +222,11 @@ class Fleet:
         """
         try:
             self._look(first=True)
-            while not self._drain_asked.wait(self._discovery_seconds):
-                self._look(first=False)
+            while not self._drain_asked.is_set():
+                if self._woken.wait(self._discovery_seconds):
+                    self._woken.clear()
+                if not self._drain_asked.is_set():
+                    self._look(first=False)
         finally:
             self._end()
         for _, run in sorted(self._runs.items()):
@@ -226,13 +247,13 @@ class Fleet:
             return
         self._own.state = RunState.RUNNING
         self._tell(plan)
-        wanted = {route.topic: route for route in plan.routes}
-        for topic, run in self._runs.items():
-            if not run.alive and topic not in wanted:
-                log.info("topic %s is gone, and so is its run", topic)
+        wanted = {route.name: route for route in plan.routes}
+        for name, run in self._runs.items():
+            if not run.alive and name not in wanted:
+                log.info("topic %s is gone, and so is its run", name)
                 # Never changed in place: other threads look at it.
-                self._runs = {name: one for name, one in self._runs.items() if name != topic}
-        fresh = [route for topic, route in wanted.items() if topic not in self._runs]
+                self._runs = {other: one for other, one in self._runs.items() if other != name}
+        fresh = [route for name, route in wanted.items() if name not in self._runs]
         if not fresh:
             return
         count = len(self._runs) + len(fresh)
@@ -240,10 +261,10 @@ class Fleet:
         for run in self._runs.values():
             run.resize(share)
         for route in fresh:
-            log.info("topic %s goes to table %s", route.topic, route.table)
+            log.info("%s goes to table %s", route.topic, route.table)
             build = self._builder(route, count)
             run = TableRun(route, build, self._policy, self._clock, share)
-            self._runs = {**self._runs, route.topic: run}
+            self._runs = {**self._runs, route.name: run}
             run.start()
 
     def _builder(self, route: Route, count: int) -> Callable[[], Runner]:
@@ -267,10 +288,14 @@ class Fleet:
     def _end(self) -> None:
         """Drains all tables, and waits for the end of each: they have bounds of their own."""
         self._own.state = RunState.DRAINING
+        if self._shared is not None:
+            self._shared.settle(SETTLE_SECONDS)
         runs: Sequence[TableRun] = tuple(self._runs.values())
         for run in runs:
             run.request_drain(self._drain_reason or "the run ends")
         for run in runs:
             while run.alive:
                 run.join(1.0)
+        if self._shared is not None:
+            self._shared.close()
         self._own.state = RunState.STOPPED

@@ -174,6 +174,8 @@ def _hosted(
         broker = embedded(config, options.max_messages, lambda: _consumed(holder))
         config = stack.enter_context(broker)
     runner: Runner | Fleet
+    if config.routing.by_value:
+        _refuse_part(config)
     if config.routing.enabled:
         _refuse_count(options)
         runner = build_fleet(config, tracker_factory=tracker_factory, metrics=metrics)
@@ -203,6 +205,15 @@ def _hosted(
         if final.epoch:  # else it never came to own the table: the error says it all
             durations = {"flush": metrics.flush_durations, "commit": metrics.commit_durations}
             print_summary(final, durations, options.query_command)
+
+
+def _refuse_part(config: Config) -> None:
+    if not config.routing.enabled:
+        raise ConfigError(
+            "The records of one topic go to several tables: all are written, or none.",
+            field="routing.topic",
+            remedy="Leave routing.topic out.",
+        )
 
 
 def _refuse_count(options: IngestOptions) -> None:

@@ -113,6 +113,22 @@ class RawBatch:
         rest = {tp: OffsetRange(at[tp], span.end) for tp, span in spans if span.end > at[tp]}
         return self._part(slice(None, records), first), self._part(slice(records, None), rest)
 
+    def chosen(self, records: npt.NDArray[np.int64], ranges: Ranges) -> RawBatch:
+        """Those of `records`, rising indices, as what is there in `ranges`."""
+        picked = records.tolist()
+        keys, values = [self.keys[n] for n in picked], [self.values[n] for n in picked]
+        return RawBatch(
+            topic=self.topic,
+            partitions=self.partitions[records],
+            offsets=self.offsets[records],
+            timestamps_ms=self.timestamps_ms[records],
+            keys=keys,
+            values=values,
+            headers=None if self.headers is None else [self.headers[n] for n in picked],
+            ranges=ranges,
+            payload_bytes=sum(len(one) for one in (*keys, *values) if one),
+        )
+
     def _part(self, which: slice, ranges: Ranges) -> RawBatch:
         keys, values = self.keys[which], self.values[which]
         return RawBatch(

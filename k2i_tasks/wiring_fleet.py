@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.clock import SystemClock
@@ -15,6 +17,7 @@ from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import TrackerFactory
 from k2i_tasks.runner import Runner
 from k2i_tasks.wiring import LOOK_SECONDS, build_runner
+from k2i_tasks.wiring_shared import SharedTopics, known_values
 
 #: First wait after a table has failed, in seconds.
 RESTART_SECONDS = 1.0
@@ -26,11 +29,18 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
     Raises:
         K2IError: a secret cannot be read, or librdkafka refuses a setting.
     """
-    routing = config.routing
-    names = TopicNames(consumer_settings(config.kafka, secrets.opened(config)))
+    routing, resolved = config.routing, secrets.opened(config)
+    names = TopicNames(consumer_settings(config.kafka, resolved))
+    woken = threading.Event()
+    shared = SharedTopics(config, resolved, woken.set) if routing.by_value else None
 
     def planned() -> Plan:
-        return plan(config, names.ask(LOOK_SECONDS), routing.max_tables)
+        topics = routing.chosen(names.ask(LOOK_SECONDS))
+        if shared is None:
+            return plan(config, topics, routing.max_tables)
+        values, failed = shared.look(topics)
+        found = plan(config, topics, routing.max_tables, values)
+        return Plan(found.routes, {**found.refused, **failed})
 
     def build(route: Route, tracker: Tracker, buffer_bytes: int, tables: int) -> Runner:
         runner = build_runner(
@@ -38,6 +48,8 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
             tracker_factory=lambda _status, _drain: tracker,
             metrics=metrics,
             clients=tables,
+            source=None if shared is None else shared.source(route),
+            start_rule=None if shared is None else shared.start_rule(route),
         )
         runner.resize(buffer_bytes)
         return runner
@@ -52,6 +64,8 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
         policy=RetryPolicy(
             initial_seconds=RESTART_SECONDS, max_wait_seconds=float(routing.restart_seconds_max)
         ),
+        woken=woken,
+        shared=shared,
     )
 
 
@@ -65,7 +79,8 @@ def configs_of(config: Config) -> list[Config]:
     if not config.routing.enabled:
         return [config]
     names = TopicNames(consumer_settings(config.kafka, secrets.opened(config)))
-    found = plan(config, names.ask(LOOK_SECONDS), config.routing.max_tables)
+    topics = config.routing.chosen(names.ask(LOOK_SECONDS))
+    found = plan(config, topics, config.routing.max_tables, known_values(config, topics))
     for topic, why in found.refused.items():
         raise ConfigError(f"Topic {topic} has no table: {why}", field="routing")
     return [route.config for route in found.routes]

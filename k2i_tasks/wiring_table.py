@@ -72,16 +72,16 @@ def _must_have_topics(config: Config, resolved: Mapping[str, str]) -> None:
         K2IError: the first of them, or why Kafka cannot be asked.
     """
     known = TopicNames(consumer_settings(config.kafka, resolved)).ask(LOOK_SECONDS)
-    found = plan(config, known, config.routing.max_tables)
-    for topic, why in found.refused.items():
-        raise ConfigError(f"Topic {topic} is not read: {why}", field="routing")
-    for route in found.routes:
-        if route.topic not in known:
+    topics = config.routing.chosen(known)
+    for topic in topics:
+        if topic not in known:
             raise ServiceError(
-                f"There is no topic {route.topic}.",
+                f"There is no topic {topic}.",
                 component=Component.KAFKA,
                 remedy="Make it, or correct routing.topics.",
             )
+    for topic, why in plan(config, topics, config.routing.max_tables).refused.items():
+        raise ConfigError(f"Topic {topic} is not read: {why}", field="routing")
 
 
 def _tried(check: Callable[[], object]) -> str | None:
@@ -135,6 +135,12 @@ def verify_table(
         ConfigError: rows cannot be told apart with this configuration.
         K2IError: Kafka, the catalog or the store cannot be read.
     """
+    if config.routing.by_value:
+        raise ConfigError(
+            "This table has only some records of its topic, by their values: it cannot be compared "
+            "with the topic.",
+            field="routing.topic",
+        )
     resolved = secrets.opened(config)
     iceberg, kafka = config.iceberg, config.kafka
     catalog = open_catalog(iceberg, resolved)

@@ -35,20 +35,30 @@ def contradictions(config: Config) -> list[Problem]:
 
 
 def _routing(config: Config) -> Iterator[Problem]:
+    routing = config.routing
     named = {"kafka.topic": config.kafka.topic, "iceberg.table_name": config.iceberg.table_name}
-    if config.routing.enabled:
-        for key, name in named.items():
-            if name:
-                yield key, "must not be given beside routing.topics or routing.topic_pattern"
-        if config.kafka.assignment == "group":
-            yield "kafka.assignment", "must be all with [routing]: each topic has a run of its own"
-    else:
+    if not routing.enabled:
         for key, name in named.items():
             if not name:
                 yield key, "is required"
         for key in ("topic", "tables"):
-            if getattr(config.routing, key):
+            if getattr(routing, key):
                 yield f"routing.{key}", "needs routing.topics or routing.topic_pattern"
+        return
+    for key, name in named.items():
+        if name:
+            yield key, "must not be given beside routing.topics or routing.topic_pattern"
+    if config.kafka.assignment == "group":
+        yield "kafka.assignment", "must be all with [routing]: each topic has a run of its own"
+    if routing.by_field and routing.by_header:
+        yield "routing.by_header", "must not be given beside routing.by_field"
+    if routing.by_field and config.kafka.format.type in ("avro", "protobuf"):
+        yield "routing.by_field", "reads JSON payloads; of others take routing.by_header"
+    if routing.value is not None and (routing.topic is None or not routing.by_value):
+        yield "routing.value", "needs routing.topic, and routing.by_field or routing.by_header"
+    for index, entry in enumerate(routing.tables):
+        if entry.value is not None and not routing.by_value:
+            yield f"routing.tables.{index}.value", "needs routing.by_field or routing.by_header"
 
 
 def _kafka(kafka: Kafka) -> Iterator[Problem]:

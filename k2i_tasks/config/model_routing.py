@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, StringConstraints
 
-from k2i_tasks.config.fields import Integer, Section, setting
+from k2i_tasks.config.fields import Integer, PlainName, Section, Text, setting
 from k2i_tasks.config.model_kafka import Topic
 
 #: What a template is replaced by: `{topic}`, `{1}`, `{name}`.
@@ -47,12 +47,18 @@ class RoutedTables(Section):
     topic: Pattern = setting(
         "Regular expression that matches the whole name of each of these topics.", native=True
     )
+    value: Pattern | None = setting(
+        "Regular expression that matches the whole value of `by_field` or `by_header`; any if not "
+        "given.",
+        None,
+        native=True,
+    )
     table_name: Template | None = setting(
         "Name of their tables, in place of `routing.table_name`.", None, native=True
     )
     settings: dict[str, Any] = setting(
         'Any settings of one table, laid over the others: `{ kafka.format.type = "avro" }`, or '
-        "as tables, `[routing.tables.settings.iceberg]`. Texts may hold `{topic}`.",
+        "as tables, `[routing.tables.settings.iceberg]`. Texts may hold `{topic}` and `{value}`.",
         {},
         native=True,
         max_length=100,
@@ -67,6 +73,11 @@ class Routing(Section):
         None,
         native=True,
     )
+    value: Text | None = setting(
+        "With `topic` and `by_field` or `by_header`: only the table of this value, for commands.",
+        None,
+        native=True,
+    )
     topics: tuple[Topic, ...] = setting("Topics by name.", (), native=True, max_length=1_000)
     topic_pattern: Pattern | None = setting(
         "Regular expression: each topic whose whole name it matches is read too, also one that is "
@@ -78,9 +89,23 @@ class Routing(Section):
         "Regular expression: topics that `topic_pattern` is not to find.", None, native=True
     )
     table_name: Template = setting(
-        "Name of a topic's table: `{topic}`, or `{1}` and `{name}` for groups of the expression "
-        "that has found the topic. What a table's name cannot have becomes `_`.",
+        "Name of a topic's table: `{topic}`, `{value}`, or `{1}` and `{name}` for groups of the "
+        "expression that has found the topic. What a table's name cannot have becomes `_`.",
         "{topic}",
+        native=True,
+    )
+    by_field: Text | None = setting(
+        "Member of JSON payloads whose value decides on the table too, nested ones as `a.b`.",
+        None,
+        native=True,
+    )
+    by_header: Text | None = setting(
+        "Header of records whose value decides on the table too.", None, native=True
+    )
+    value_missing: PlainName = setting(
+        "What `{value}` is for records without one: no such member or header, or no text, number "
+        "or boolean in it.",
+        "other",
         native=True,
     )
     discovery_seconds: Integer = setting(
@@ -104,6 +129,15 @@ class Routing(Section):
     def enabled(self) -> bool:
         """Whether topics are chosen here."""
         return bool(self.topics or self.topic_pattern)
+
+    @property
+    def by_value(self) -> bool:
+        """Whether the records of one topic go to several tables."""
+        return bool(self.by_field or self.by_header)
+
+    def text_of(self, value: str | None) -> str:
+        """What `{value}` is for a record with this value, or with none."""
+        return self.value_missing if value is None else value
 
     def chosen(self, known: Iterable[str]) -> list[str]:
         """The topics to read, in order: those named, and those of `known` that are to be found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import urllib.request
 import uuid
@@ -15,7 +16,7 @@ from pyiceberg.table import Table
 from k2i_tasks import secrets
 from k2i_tasks.config import load_config
 from k2i_tasks.iceberg.catalog import open_catalog
-from tests.program import Program
+from tests.program import Program, finished
 from tests.running import Running, running
 from tests.support import (
     CatalogAt,
@@ -298,3 +299,85 @@ def test_bytes_that_are_no_text_are_counted_in_the_right_table(world: World) -> 
         assert of(report, clean)["records"]["dead_letters"] == 0
         run.drain()
     assert len(world.rows(f"{world.prefix}_dirty__dead_letters")) == 1
+
+
+def kinds(world: World, topic: str, first: int, count: int) -> dict[str, dict[Position, Row]]:
+    """Writes events of several kinds in turn; table -> the events at each position."""
+    names = ["click", "view", None, "a b"]
+    rows: list[Row] = []
+    for n in range(first, first + count):
+        name = names[n % 4]
+        rows.append({"n": n, "meta": "no object" if name is None else {"kind": name}})
+    written = produce(
+        world.bootstrap,
+        topic,
+        [json.dumps(row).encode() for row in rows],
+        partition_of=lambda n: n // 3 % PARTITIONS,
+    )
+    tables = {"click": "click", "view": "view", "a b": "a_b"}
+    found: dict[str, dict[Position, Row]] = {}
+    for place, value in written.items():
+        row = json.loads(value or b"")
+        kind = row["meta"]["kind"] if isinstance(row["meta"], dict) else ""
+        found.setdefault(tables.get(kind, "rest"), {})[place] = {"n": row["n"]}
+    return found
+
+
+BY_FIELD = """
+[routing]
+topics = ["PREFIX.events"]
+by_field = "meta.kind"
+table_name = "PREFIX_{value}"
+value_missing = "rest"
+restart_seconds_max = 1
+
+[[routing.tables]]
+topic = ".*"
+value = "view"
+# It buffers what the others have long committed.
+settings = { buffer.flush_interval_seconds = 600.0, buffer.flush_batch_size = 1000000 }
+"""
+
+
+def test_records_go_to_tables_by_the_value_of_a_field_also_after_kills(world: World) -> None:
+    topic = world.topic("events")
+    world.routing(BY_FIELD)
+    expected: dict[str, dict[Position, Row]] = {}
+    for turn in range(4):
+        for table, rows in kinds(world, topic, turn * 400, 400).items():
+            expected.setdefault(table, {}).update(rows)
+        with running(world.program) as run:
+            run.until(
+                lambda report: (
+                    len(report.get("tables", ())) == 4 and all(map(is_read, report["tables"]))
+                ),
+                "all read",
+            )
+            if turn < 3:
+                run.kill()
+            else:
+                report = run.report()
+                run.drain()
+    assert {one["table"] for one in report["tables"]} == {
+        f"tests.{world.prefix}_{name}" for name in ("click", "view", "rest", "a_b")
+    }
+    for table, rows in expected.items():
+        assert_exactly_once(world.rows(f"{world.prefix}_{table}"), rows)
+    # Each has its own columns: what the others' records look like does not matter.
+    names = {field.name for field in world.table(f"{world.prefix}_click").schema().fields}
+    assert {"n", "meta"} <= names
+    code, output = finished(
+        world.program.command(
+            *("query", f"SELECT count(*) FROM {world.prefix}_click"),
+            *("--set", f"routing.topic={topic}", "--set", "routing.value=click"),
+        )
+    )
+    assert code == 0, output
+    assert "400" in output
+    code, output = finished(
+        world.program.command(
+            "verify", "--set", f"routing.topic={topic}", "--set", "routing.value=click"
+        )
+    )
+    assert code == 1, output
+    assert "only some records of its topic" in output

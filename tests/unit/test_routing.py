@@ -31,7 +31,8 @@ def config_of(**routing: Any) -> Config:
 
 
 def planned(*topics: str, **routing: Any) -> Plan:
-    return plan(config_of(**routing), topics, 100)
+    config = config_of(**routing)
+    return plan(config, config.routing.chosen(topics), 100)
 
 
 def tables(found: Plan) -> dict[str, str]:
