@@ -1,0 +1,19 @@
+"""Tags, which stand before each value on the wire: a field's number and a wire type.
+
+Source: "Encoding" in the Protocol Buffers documentation, and what Google's parsers accept.
+"""
+
+from __future__ import annotations
+
+#: Wire types.
+NUMBER, BYTES8, LENGTH, GROUP, GROUP_END, BYTES4 = range(6)
+WIRE_BITS = 7
+#: Most bytes of a tag, and of a length.
+TAG_BYTES = 5
+#: Groups in groups.
+MAX_DEPTH = 100
+
+
+def tag_of(number: int, wire: int) -> int:
+    """The tag of a field."""
+    return number << 3 | wire
