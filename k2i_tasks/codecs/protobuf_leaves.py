@@ -67,8 +67,8 @@ def leaf_of(field: FieldDescriptor, where: str) -> Leaf:
     if field.type in (_Types.TYPE_STRING, _Types.TYPE_BYTES):
         return RangeLeaf(where, text=field.type == _Types.TYPE_STRING)
     if field.type == _Types.TYPE_ENUM:
-        # Only a file of proto2 may have another first number than 0.
-        return EnumLeaf(field.enum_type, field.default_value)
+        # Only in a file of proto2 the default may be another number than 0.
+        return EnumLeaf(field.enum_type, 0 if field.is_repeated else field.default_value)
     if field.type == _Types.TYPE_BOOL:
         return BooleanLeaf()
     return NumberLeaf(*_NUMBERS[field.type])

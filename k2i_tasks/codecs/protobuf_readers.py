@@ -284,7 +284,7 @@ def _settle(span: Span, found: dict[int, Found], oneof: Mapping[int, FieldReader
             dropped = one.where(over)
             found[tag] = one.where(~over)
             # What does not count has to be valid, too.
-            inner = span.elements(dropped.rows, dropped.at)
+            inner = span.elements(dropped.rows, dropped.at, shown=False)
             oneof[tag].read(inner, {tag: dropped.alone()})
 
 

@@ -47,24 +47,31 @@ class Span:
         owners: the payload of each, n.
         anchors: n positions, rising, behind each message's bytes and before the next one's.
         failures: of all payloads.
+        shown: whether there are columns for them; else they only have to be valid.
     """
 
     source: Source
     owners: Positions
     anchors: Positions
     failures: ProtobufFailures
+    shown: bool = True
 
     def __len__(self) -> int:
         return len(self.owners)
 
-    def elements(self, rows: Positions, ends: Positions) -> Span:
+    def elements(self, rows: Positions, ends: Positions, *, shown: bool = True) -> Span:
         """One message for each of `rows`, which end at `ends`."""
-        return Span(self.source, self.owners[rows], ends, self.failures)
+        return Span(self.source, self.owners[rows], ends, self.failures, self.shown and shown)
 
     def refuse(self, rows: Positions, code: str, what: str) -> None:
-        """Fails the payloads of `rows`."""
+        """Fails the payloads of `rows`, whose bytes are not valid."""
         if len(rows):
             self.failures.add(self.owners[rows], code, what)
+
+    def refuse_value(self, rows: Positions, code: str, what: str) -> None:
+        """Fails the payloads of `rows`, which have a value that no column holds."""
+        if self.shown:
+            self.refuse(rows, code, what)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ class _Scan:
 
     def _step(self, tag: int) -> None:
         """Reads the value of every message that stands at `tag`, and its next tag."""
-        rows = None if int(self._tags.max()) == tag else np.flatnonzero(self._tags == tag)
+        here = self._tags == tag
+        rows = None if bool(here.all()) else np.flatnonzero(here)
         if len(self._tags if rows is None else rows) <= FEW_ROWS:
             self._few += 1
             if self._few > PATIENCE:

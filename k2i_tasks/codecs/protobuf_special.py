@@ -72,9 +72,9 @@ class TimestampReader:
         bad = (seconds < _FIRST_SECOND) | (seconds >= _END_SECOND)
         bad |= (nanos < 0) | (nanos >= _SECOND_NANOS)
         what = f"Field {self._where!r} is a time outside years 1 to 9999, or has no valid nanos."
-        span.refuse(np.flatnonzero(bad), "protobuf.range", what)
+        span.refuse_value(np.flatnonzero(bad), "protobuf.range", what)
         what = f"Field {self._where!r} has nanoseconds, which a column of microseconds cannot hold."
-        span.refuse(np.flatnonzero(rest), "protobuf.range", what)
+        span.refuse_value(np.flatnonzero(rest), "protobuf.range", what)
         times = np.where(bad, 0, seconds) * 1_000_000 + micros
         return with_nulls(fixed_width(times, self.type), _everywhere(span, present))
 
@@ -127,7 +127,7 @@ class JsonReader:
         except (json_format.Error, ProtobufError, TypeError, ValueError, RecursionError):
             # NaN in a Struct, an Any of a type that is not in the schema, a time of year 0.
             what = f"Field {self._where!r} holds a value that JSON has no form for."
-            span.refuse(np.array([place], np.int64), "protobuf.json", what)
+            span.refuse_value(np.array([place], np.int64), "protobuf.json", what)
             return None
 
 

@@ -1,0 +1,54 @@
+"""The Protobuf decoder against Google's library: any schema, any order of fields, any bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from k2i_tasks.codecs.payloads import DecodedPayloads, Payloads
+from k2i_tasks.codecs.protobuf import ProtobufDecoder
+from tests.property.protobuf_values import Kind, Refused, columns, kinds, payloads, plain
+
+SETTINGS = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+#: Codes for values that Protobuf has and columns have not.
+VALUES = ("protobuf.range", "protobuf.json", "protobuf.encoding")
+
+
+def rows(kind: Kind, decoded: DecodedPayloads) -> list[Any]:
+    decoded.columns.validate(full=True)
+    members = kind.kind.fields
+    inside = (kind.kind.full_name,)
+    return [
+        plain({field.name: columns(row[field.name], field, inside) for field in members})
+        for row in decoded.columns.to_pylist()
+    ]
+
+
+@SETTINGS
+@given(st.data(), kinds())
+def test_rows_are_what_googles_library_reads_and_errors_where_it_reads_nothing(
+    data: st.DataObject, kind: Kind
+) -> None:
+    some = data.draw(st.lists(payloads(kind), min_size=1, max_size=5))
+    # Many are read side by side, few are walked: both have to come to the same.
+    together = some * data.draw(st.sampled_from([1, 1, 20, 60]))
+    decoder = ProtobufDecoder(kind.kind)
+    decoded = decoder.decode(Payloads.joined(together))
+    assert decoded.columns.schema == decoder.schema
+    expected = []
+    for place, payload in enumerate(together):
+        error = decoded.errors.get(place)
+        try:
+            row = kind.row(payload)
+        except Refused:
+            assert error is not None
+            assert error.code in VALUES
+            continue
+        assert (row is None) == (error is not None), (payload, error)
+        if row is not None:
+            expected.append(plain(row))
+    assert rows(kind, decoded) == expected
