@@ -18,6 +18,8 @@ from k2i_tasks.codecs.protobuf_tags import (
 )
 
 _MASK = 2**64 - 1
+#: Field numbers begin with 1.
+_LEAST_TAG = 8
 _SIZES = {BYTES4: 4, BYTES8: 8}
 
 
@@ -63,7 +65,7 @@ def walk(data: bytes, at: int, tag: int, known: Container[int]) -> list[Value]:
             values.append(value)
         if at == len(data):
             return values
-        tag, at = read_tag(data, at)
+        tag, at = _tag(data, at, _LEAST_TAG)
 
 
 def group_end(data: bytes, at: int, number: int) -> tuple[int, int]:
@@ -80,7 +82,8 @@ def group_end(data: bytes, at: int, number: int) -> tuple[int, int]:
     open_groups = [number]
     while True:
         before = at
-        tag, at = read_tag(data, at)
+        # Google's library takes a field of number 0 in a group that it does not know.
+        tag, at = _tag(data, at, 0)
         wire = tag & WIRE_BITS
         if wire == GROUP_END:
             if open_groups.pop() != tag >> 3:
@@ -95,14 +98,10 @@ def group_end(data: bytes, at: int, number: int) -> tuple[int, int]:
             _, at = _value(data, at, tag)
 
 
-def read_tag(data: bytes, at: int) -> tuple[int, int]:
-    """A tag and the position after it.
-
-    Raises:
-        Malformed: there is none.
-    """
+def _tag(data: bytes, at: int, least: int) -> tuple[int, int]:
+    """A tag and the position after it."""
     tag, after = _varint(data, at)
-    if after - at > TAG_BYTES or not 8 <= tag < 1 << 32:
+    if after - at > TAG_BYTES or not least <= tag < 1 << 32:
         raise Malformed("tag", "A tag is none.")
     return tag, after
 
