@@ -4,11 +4,12 @@ All messages stand at a tag. Those whose tag is the lowest one that is not below
 together: their value, then their next tag. Producers write fields in the order of their numbers, so
 that the usual batch takes one step for each field; any other order takes more of them and comes to
 the same. When few messages are left, they are walked to their ends one by one, so that a long one
-costs no more than its length.
+costs no more than its length; so are those with groups.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,10 +23,11 @@ from k2i_tasks.codecs.protobuf_tags import (
     GROUP,
     LENGTH,
     NUMBER,
+    REASONS,
     TAG_BYTES,
     WIRE_BITS,
 )
-from k2i_tasks.codecs.protobuf_walk import Malformed, group_end, walk
+from k2i_tasks.codecs.protobuf_walk import Malformed, Walked
 from k2i_tasks.codecs.vector import (
     Positions,
     Read,
@@ -41,6 +43,7 @@ FEW_ROWS = 48
 PATIENCE = 8
 #: In place of a message's next tag when it has ended. No tag: its wire type does not exist.
 _DONE = 0xFFFFFFFF
+_LEAST_TAG = 8
 _ONE_BYTE = 0x80
 _Raw = npt.NDArray[Any]
 
@@ -102,16 +105,15 @@ class _Scan:
         """Reads the value of every message that stands at `tag`, and its next tag."""
         here = self._tags == tag
         rows = None if bool(here.all()) else np.flatnonzero(here)
-        if len(self._tags if rows is None else rows) <= FEW_ROWS:
-            self._few += 1
-            if self._few > PATIENCE:
-                self._walk(np.arange(len(self._tags)) if rows is None else rows)
-                return
-        at, ends = (self._at, self._ends) if rows is None else (self._at[rows], self._ends[rows])
         wire = tag & WIRE_BITS
-        if tag < 8 or wire not in (NUMBER, BYTES8, LENGTH, GROUP, BYTES4):
-            what = f"A field has number {tag >> 3} and wire type {wire}, which none can have here."
-            self._refuse(rows, "protobuf.tag" if tag < 8 else "protobuf.wire_type", what)
+        few = len(here if rows is None else rows) <= FEW_ROWS
+        self._few += few
+        if wire == GROUP or (few and self._few > PATIENCE):
+            self._walk(np.arange(len(here)) if rows is None else rows)
+            return
+        at, ends = (self._at, self._ends) if rows is None else (self._at[rows], self._ends[rows])
+        if tag < _LEAST_TAG or wire not in RAW_TYPES:
+            self._refuse(rows, "tag" if tag < _LEAST_TAG else "wire_type", tag)
             after = ends
         else:
             starts, raw, after = self._value(tag, wire, rows, at, ends)
@@ -125,46 +127,23 @@ class _Scan:
         self, tag: int, wire: int, rows: Positions | None, at: Positions, ends: Positions
     ) -> tuple[Positions, _Raw, Positions]:
         """Starts, raw values and the positions after them."""
-        if wire == GROUP:
-            return self._groups(tag, rows, at, ends)
-        where = self._names.get(tag) or f"#{tag >> 3}"
         if wire == LENGTH:
             sizes = read_varints(self._source, at, ends, most_bytes=TAG_BYTES)
-            self._settled(sizes, where, rows)
+            self._settle(sizes, tag, rows)
             ranges = read_ranges(sizes.after, ends, sizes.values)
-            self._settled(ranges, where, rows)
+            self._settle(ranges, tag, rows)
             return ranges.after - ranges.values, ranges.values, ranges.after
         if wire == NUMBER:
             read = read_varints(self._source, at, ends, wraps=True)
         else:
             read = (read_fixed64 if wire == BYTES8 else read_fixed32)(self._source, at, ends)
-        self._settled(read, where, rows)
+        self._settle(read, tag, rows)
         return at, read.values, read.after
 
-    def _settled(self, read: Read, where: str, rows: Positions | None) -> None:
-        if len(read.truncated):
-            what = f"Field {where!r} runs past the end of its message."
-            self._refuse(_of(rows, read.truncated), "protobuf.truncated", what)
-        if len(read.invalid):
-            what = f"Field {where!r} holds no valid number."
-            self._refuse(_of(rows, read.invalid), "protobuf.number", what)
-
-    def _groups(
-        self, tag: int, rows: Positions | None, at: Positions, ends: Positions
-    ) -> tuple[Positions, _Raw, Positions]:
-        lengths, after = np.zeros(len(at), np.int64), ends.copy()
-        for n in range(len(at)):
-            start = int(at[n])
-            data = self._source.data[start : int(ends[n])].tobytes()
-            try:
-                end, behind = group_end(data, 0, tag >> 3)
-            except Malformed as error:
-                self._refuse(
-                    _of(rows, np.array([n], np.int64)), f"protobuf.{error.code}", error.what
-                )
-                continue
-            lengths[n], after[n] = end, start + behind
-        return at, lengths, after
+    def _settle(self, read: Read, tag: int, rows: Positions | None) -> None:
+        for bad, code in ((read.truncated, "truncated"), (read.invalid, "number")):
+            if len(bad):
+                self._refuse(_of(rows, bad), code, tag)
 
     def _next(self, rows: Positions | None, after: Positions, ends: Positions) -> None:
         """Reads the tags at `after`."""
@@ -192,53 +171,46 @@ class _Scan:
         """Tags of more than one byte, and the positions after them."""
         read = read_varints(self._source, at, ends, most_bytes=TAG_BYTES)
         wide = np.flatnonzero(read.values >= _DONE)
-        self._refuse(rows[read.truncated], "protobuf.truncated", "A tag is cut.")
         for bad in (read.truncated, read.invalid, wide):
             if len(bad):
-                self._refuse(rows[bad], "protobuf.tag", "A tag has more than 32 bits.")
+                self._refuse(rows[bad], "tag", 0)
                 read.values[bad] = _DONE
                 read.after[bad] = ends[bad]
         return read.values, read.after
 
     def _walk(self, rows: Positions) -> None:
         """Reads the messages to their ends, one by one."""
-        found: dict[int, tuple[list[int], list[int], list[int]]] = {}
+        walked = Walked(self._names)
         for row in rows.tolist():
-            start, end = int(self._at[row]), int(self._ends[row])
-            data = self._source.data[start:end].tobytes()
+            start = int(self._at[row])
+            data = self._source.data[start : int(self._ends[row])].tobytes()
             try:
-                values = walk(data, 0, int(self._tags[row]), self._names)
+                walked.walk(int(self._rows[row]), data, start, int(self._tags[row]))
             except Malformed as error:
-                one = np.array([row], np.int64)
-                self._refuse(one, f"protobuf.{error.code}", error.what)
-                continue
-            message = int(self._rows[row])
-            for value in values:
-                messages, at, raw = found.setdefault(value.tag, ([], [], []))
-                messages.append(message)
-                at.append(start + value.at)
-                raw.append(value.raw)
-        for tag, (messages, at, raw) in found.items():
-            part = self._walked(tag, messages, at, raw)
-            self._found.setdefault(tag, []).append(part)
+                self._refuse(np.array([row], np.int64), error.code, error.tag)
+        for tag, (messages, at, raw) in walked.parts.items():
+            if messages:
+                found = self._walked(tag & WIRE_BITS, messages, at, raw)
+                self._found.setdefault(tag, []).append(found)
         self._tags[rows] = _DONE
         self._living -= len(rows)
 
-    def _walked(self, tag: int, messages: list[int], at: list[int], raw: list[int]) -> Found:
-        starts, wire = np.array(at, np.int64), tag & WIRE_BITS
-        values: _Raw
+    def _walked(self, wire: int, messages: array[int], at: array[int], raw: array[int]) -> Found:
+        starts = np.frombuffer(at, np.int64)
+        values: _Raw = np.frombuffer(raw, np.uint64)
         if wire == BYTES8:
             values = self._source.words(starts)
         elif wire == BYTES4:
             values = self._source.halves(starts)
-        else:
-            values = np.array(raw, RAW_TYPES[wire])
-        return Found(np.array(messages, np.int64), starts, values, False)
+        return Found(
+            np.frombuffer(messages, np.int64), starts, values.astype(RAW_TYPES[wire]), False
+        )
 
-    def _refuse(self, rows: Positions | None, code: str, what: str) -> None:
+    def _refuse(self, rows: Positions | None, code: str, tag: int) -> None:
+        where = self._names.get(tag) or f"#{tag >> 3}"
+        what = REASONS[code].format(where)
         owners = self._owners if rows is None else self._owners[rows]
-        if len(owners):
-            self._failures.add(owners, code, what)
+        self._failures.add(owners, f"protobuf.{code}", what)
 
 
 def _of(rows: Positions | None, some: Positions) -> Positions:

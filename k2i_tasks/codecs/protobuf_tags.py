@@ -12,6 +12,14 @@ WIRE_BITS = 7
 TAG_BYTES = 5
 #: Groups in groups.
 MAX_DEPTH = 100
+#: Code of an error, without its prefix, -> what is told of a field.
+REASONS = {
+    "truncated": "Field {!r} runs past the end of its message.",
+    "number": "Field {!r} holds no valid number.",
+    "tag": "A field has no valid number and wire type.",
+    "wire_type": "Field {!r} has a wire type that none can have there.",
+    "group": "Field {!r} is a group without an end of its own, or with too many in it.",
+}
 
 
 def tag_of(number: int, wire: int) -> int:

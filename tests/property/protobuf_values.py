@@ -241,7 +241,9 @@ def _add_map(draw: Draw, message: Any, field: Any) -> None:
 def _presence(draw: Draw, message: Any, proto3: bool) -> None:
     """Puts some fields into a oneof, and of proto3 makes some optional."""
     single = [field for field in message.field if field.label == 1]
-    chosen = [field for field in single if draw(st.booleans())] if len(single) > 1 else []
+    # In a oneof of proto2 an enum without a name for its number is none to Google's library.
+    able = [field for field in single if proto3 or field.type != Field.TYPE_ENUM]
+    chosen = [field for field in able if draw(st.booleans())]
     if len(chosen) > 1:
         message.oneof_decl.add(name="choice")
         for field in chosen:
