@@ -20,12 +20,11 @@ _Types = FieldDescriptor
 
 
 class Leaf(Protocol):
-    """A type of values.
+    """A type of values. On the wire the default of each is 0, or has no bytes.
 
     Attributes:
         type: of the arrays.
         wire: the wire type.
-        default: the value, as it is on the wire, that an absent one stands for.
     """
 
     @property
@@ -33,9 +32,6 @@ class Leaf(Protocol):
 
     @property
     def wire(self) -> int: ...
-
-    @property
-    def default(self) -> int: ...
 
     def values(self, span: Span, at: Positions, raw: _Raw) -> pa.Array:
         """One value for each message of `span`, without nulls. Never raises for bad bytes.
@@ -67,8 +63,7 @@ def leaf_of(field: FieldDescriptor, where: str) -> Leaf:
     if field.type in (_Types.TYPE_STRING, _Types.TYPE_BYTES):
         return RangeLeaf(where, text=field.type == _Types.TYPE_STRING)
     if field.type == _Types.TYPE_ENUM:
-        # Only in a file of proto2 the default may be another number than 0.
-        return EnumLeaf(field.enum_type, 0 if field.is_repeated else field.default_value)
+        return EnumLeaf(field.enum_type)
     if field.type == _Types.TYPE_BOOL:
         return BooleanLeaf()
     return NumberLeaf(*_NUMBERS[field.type])
@@ -114,8 +109,6 @@ _NUMBERS: dict[int, tuple[int, pa.DataType, Callable[[_Raw], _Raw]]] = {
 class NumberLeaf:
     """Numbers of a type of `_NUMBERS`."""
 
-    default = 0
-
     def __init__(self, wire: int, kind: pa.DataType, convert: Callable[[_Raw], _Raw]) -> None:
         self.wire = wire
         self.type = kind
@@ -128,7 +121,6 @@ class NumberLeaf:
 class BooleanLeaf:
     """Any number but 0 is true."""
 
-    default = 0
     wire = NUMBER
     type = pa.bool_()
 
@@ -142,8 +134,7 @@ class EnumLeaf:
     wire = NUMBER
     type = pa.string()
 
-    def __init__(self, kind: EnumDescriptor, default: int) -> None:
-        self.default = default % 2**64
+    def __init__(self, kind: EnumDescriptor) -> None:
         names: dict[int, str] = {}
         for value in kind.values:
             # Of several names for one number the first.
@@ -172,7 +163,6 @@ class EnumLeaf:
 class RangeLeaf:
     """Strings, which are UTF-8, and bytes."""
 
-    default = 0
     wire = LENGTH
 
     def __init__(self, where: str, *, text: bool) -> None:

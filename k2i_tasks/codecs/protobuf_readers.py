@@ -86,7 +86,7 @@ class ScalarReader:
         if one is None and self._explicit:
             return pa.nulls(len(span), self.type)
         if one is None:
-            raw = np.full(len(span), self._leaf.default, RAW_TYPES[self._leaf.wire])
+            raw = np.zeros(len(span), RAW_TYPES[self._leaf.wire])
             return self._leaf.values(span, span.anchors, raw)
         if one.whole:
             return self._leaf.values(span, one.at, one.raw)
@@ -94,7 +94,7 @@ class ScalarReader:
         present[one.rows] = True
         if self._leaf.wire == LENGTH:
             one = self._last(span, one, present)
-        raw = np.full(len(span), self._leaf.default, one.raw.dtype)
+        raw = np.zeros(len(span), one.raw.dtype)
         raw[one.rows] = one.raw
         at = span.anchors
         if self._leaf.wire == LENGTH:

@@ -106,15 +106,15 @@ class _Scan:
         here = self._tags == tag
         rows = None if bool(here.all()) else np.flatnonzero(here)
         wire = tag & WIRE_BITS
-        few = len(here if rows is None else rows) <= FEW_ROWS
-        self._few += few
-        if wire == GROUP or (few and self._few > PATIENCE):
-            self._walk(np.arange(len(here)) if rows is None else rows)
-            return
         at, ends = (self._at, self._ends) if rows is None else (self._at[rows], self._ends[rows])
+        few = len(at) <= FEW_ROWS
+        self._few += few
         if tag < _LEAST_TAG or wire not in RAW_TYPES:
             self._refuse(rows, "tag" if tag < _LEAST_TAG else "wire_type", tag)
             after = ends
+        elif wire == GROUP or (few and self._few > PATIENCE):
+            self._walk(np.arange(len(here)) if rows is None else rows)
+            return
         else:
             starts, raw, after = self._value(tag, wire, rows, at, ends)
             if tag in self._names:

@@ -383,7 +383,8 @@ def wire(draw: Draw, kind: Any, depth: int = 0) -> bytes:
         # Else there is hardly one that is a time.
         seconds = draw(st.integers(-(10**10), 10**11))
         nanos = 1000 * draw(st.integers(0, 999_999))
-        return timestamp_pb2.Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
+        moment = timestamp_pb2.Timestamp(seconds=seconds, nanos=nanos)
+        return bytes(moment.SerializeToString())
     values: list[tuple[int, bytes]] = []
     for _ in range(draw(st.integers(0, 7 if depth == 0 else 3))):
         if kind.fields and draw(st.sampled_from([True] * 9 + [False])):
@@ -400,7 +401,7 @@ def wire(draw: Draw, kind: Any, depth: int = 0) -> bytes:
 @st.composite
 def payloads(draw: Draw, kind: Kind) -> bytes:
     """Bytes of a message; some are as Google's library writes them, and some are damaged."""
-    body = wire(draw, kind.kind)
+    body: bytes = wire(draw, kind.kind)
     how = draw(st.sampled_from(["as it is", "as it is", "rewritten", "damaged", "cut"]))
     if how == "rewritten":
         message = kind.reference()

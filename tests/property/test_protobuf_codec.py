@@ -54,6 +54,7 @@ def test_rows_are_what_googles_library_reads_and_errors_where_it_reads_nothing(
             expected.append(plain(row))
         elif row is not None and not kind.proto3:
             # Of text that a later one replaces, too.
+            assert error is not None
             assert error.code == "protobuf.encoding"
         else:
             assert (row is None) == (error is not None), (payload, error)
