@@ -19,7 +19,8 @@ MEMORY_BYTES = 4 << 30
 
 def main(arguments: list[str]) -> int:
     """The compiler's exit code."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    # The first limit is told from a kill by somebody else, the second one would not be.
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

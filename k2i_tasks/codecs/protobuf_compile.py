@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,8 @@ _NAME_CHARS = 1_024
 _PART = re.compile(r"[A-Za-z0-9_.+\-][A-Za-z0-9_.+\- ]{0,254}")
 #: Lines that are not about what is wrong: warnings, and the log of the compiler's own library.
 _ASIDE = re.compile(r"^\s*$|warning:|^WARNING: |^[DIWEF]\d{4} ")
+#: Where some installations have the libraries of Python itself.
+_ENVIRON = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _CHILD = Path(__file__).with_name("protobuf_child.py")
 
 
@@ -103,10 +107,10 @@ def _run(arguments: list[str], folder: Path) -> None:
 
     Raises:
         DecodeError: it says what is wrong.
-        TransientError: it took too long.
+        TransientError: it took too long, or was killed, as where memory is short.
     """
     said = folder / "said"
-    # No secrets of ours, and none of the settings that Python takes from its environment.
+    # None of the settings that Python takes from its environment, and no secrets of ours.
     command = [sys.executable, "-I", str(_CHILD), *arguments]
     with said.open("wb") as output:
         try:
@@ -116,7 +120,7 @@ def _run(arguments: list[str], folder: Path) -> None:
                 stdout=output,
                 stderr=output,
                 cwd=folder,
-                env={},
+                env={name: os.environ[name] for name in _ENVIRON if name in os.environ},
                 timeout=COMPILE_SECONDS,
                 check=False,
             ).returncode
@@ -124,6 +128,8 @@ def _run(arguments: list[str], folder: Path) -> None:
             raise _not_now(f"gave no answer for {COMPILE_SECONDS:g} s") from error
     if code == 0:
         return
+    if code == -signal.SIGKILL:
+        raise _not_now("was killed")
     with said.open("rb") as output:
         lines = output.read(_OUTPUT_BYTES).decode("utf-8", "replace").splitlines()
     told = [line for line in lines if not _ASIDE.search(line)]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from k2i_tasks.codecs.payloads import DecodedPayloads, Payloads
 from k2i_tasks.codecs.protobuf import ProtobufDecoder
 from k2i_tasks.codecs.vector import PADDING
-from tests.property.protobuf_values import Kind, Refused, columns, kinds, payloads, plain
+from tests.property.protobuf_kinds import Kind, Refused, columns, kinds, plain
+from tests.property.protobuf_wire import payloads
 
 SETTINGS = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -19,7 +19,7 @@ from k2i_tasks.codecs.payloads import DecodedPayloads, Payloads
 from k2i_tasks.codecs.protobuf import ProtobufDecoder
 from k2i_tasks.codecs.protobuf_compile import compile_schema
 from k2i_tasks.codecs.protobuf_schema import message_at
-from tests.property.protobuf_values import varint
+from tests.property.protobuf_wire import varint
 
 PROTO2, PROTO3 = 'syntax = "proto2";\n', 'syntax = "proto3";\n'
 #: Of payloads that are read side by side; fewer are walked.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -195,9 +196,25 @@ def test_a_compiler_that_gives_no_answer_is_tried_again(monkeypatch: pytest.Monk
         compile_schema(HEAD, {})
 
 
-def test_the_compiler_is_told_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/nowhere")
-    monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
+def test_a_compiler_that_is_killed_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = tmp_path / "child.py"
+    child.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(protobuf_compile, "_CHILD", child)
+    with pytest.raises(TransientError, match="was killed"):
+        compile_schema(HEAD, {})
+    # One that crashes does so again.
+    child.write_text("import os\nos.abort()\n")
+    assert "ended with code -6" in refusal(HEAD)
+
+
+def test_the_compiler_is_told_nothing_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "grpc_tools.py").write_text("raise SystemExit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     assert compile_schema(HEAD, {}).name == "schema.proto"
 
 
