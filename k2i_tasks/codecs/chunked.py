@@ -31,10 +31,11 @@ class Failures:
 
     def add(self, payloads: Positions, code: str, what: str) -> None:
         """Marks `payloads` as failed; `what` is told of those that had not failed before."""
-        fresh = payloads[~self.failed[payloads]]
+        # One payload may have many items that are bad.
+        fresh = np.unique(payloads[~self.failed[payloads]])
         self.failed[fresh] = True
         for payload in fresh.tolist():
-            self.reasons.setdefault(payload, DecodeError(code, what))
+            self.reasons[payload] = DecodeError(code, what)
 
 
 #: Reads payloads of a source, by their starts and ends, rising: the columns, also for those that

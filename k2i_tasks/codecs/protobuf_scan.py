@@ -21,7 +21,9 @@ from k2i_tasks.codecs.protobuf_tags import (
     BYTES4,
     BYTES8,
     GROUP,
+    LEAST_TAG,
     LENGTH,
+    NO_TAG,
     NUMBER,
     REASONS,
     TAG_BYTES,
@@ -41,9 +43,8 @@ from k2i_tasks.codecs.vector import (
 FEW_ROWS = 48
 #: Steps for few messages before they are walked.
 PATIENCE = 8
-#: In place of a message's next tag when it has ended. No tag: its wire type does not exist.
-_DONE = 0xFFFFFFFF
-_LEAST_TAG = 8
+#: In place of a message's next tag when it has ended.
+_DONE = NO_TAG
 _ONE_BYTE = 0x80
 _Raw = npt.NDArray[Any]
 
@@ -109,8 +110,8 @@ class _Scan:
         at, ends = (self._at, self._ends) if rows is None else (self._at[rows], self._ends[rows])
         few = len(at) <= FEW_ROWS
         self._few += few
-        if tag < _LEAST_TAG or wire not in RAW_TYPES:
-            self._refuse(rows, "tag" if tag < _LEAST_TAG else "wire_type", tag)
+        if tag < LEAST_TAG or wire not in RAW_TYPES:
+            self._refuse(rows, "tag" if tag < LEAST_TAG else "wire_type", tag)
             after = ends
         elif wire == GROUP or (few and self._few > PATIENCE):
             self._walk(np.arange(len(here)) if rows is None else rows)
@@ -158,7 +159,7 @@ class _Scan:
         ended = after >= ends
         if bool(ended.any()):
             tags[ended] = _DONE
-        self._living -= int((tags == _DONE).sum())
+        self._living -= int(np.count_nonzero(tags == _DONE))
         if rows is None:
             self._at, self._tags = at, tags
         else:

@@ -8,6 +8,10 @@ from __future__ import annotations
 #: Wire types.
 NUMBER, BYTES8, LENGTH, GROUP, GROUP_END, BYTES4 = range(6)
 WIRE_BITS = 7
+#: Field numbers begin with 1.
+LEAST_TAG = 8
+#: Tags are below this: it has 32 bits, and a wire type that does not exist.
+NO_TAG = 0xFFFFFFFF
 #: Most bytes of a tag, and of a length.
 TAG_BYTES = 5
 #: Groups in groups.

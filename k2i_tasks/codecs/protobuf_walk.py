@@ -10,16 +10,16 @@ from k2i_tasks.codecs.protobuf_tags import (
     BYTES8,
     GROUP,
     GROUP_END,
+    LEAST_TAG,
     LENGTH,
     MAX_DEPTH,
+    NO_TAG,
     NUMBER,
     TAG_BYTES,
     WIRE_BITS,
 )
 
 _MASK = 2**64 - 1
-#: Field numbers begin with 1.
-_LEAST_TAG = 8
 _SIZES = {BYTES4: 4, BYTES8: 8}
 
 
@@ -71,7 +71,7 @@ class Walked:
                 values.append(raw)
             if at == end:
                 return
-            tag, at = _tag(data, at, _LEAST_TAG)
+            tag, at = _tag(data, at, LEAST_TAG)
 
 
 def _value(data: bytes, at: int, tag: int) -> tuple[int, int, int]:
@@ -120,7 +120,7 @@ def _tag(data: bytes, at: int, least: int) -> tuple[int, int]:
         tag, after = _varint(data, at, 0)
     except Malformed:
         raise Malformed("tag") from None
-    if after - at > TAG_BYTES or not least <= tag < 1 << 32:
+    if after - at > TAG_BYTES or not least <= tag < NO_TAG:
         raise Malformed("tag")
     return tag, after
 
