@@ -58,6 +58,15 @@ def _scalar(draw: Draw, kind: int) -> tuple[int, bytes]:
     return 0, _number(draw)
 
 
+def _of(draw: Draw, field: Any) -> tuple[int, bytes]:
+    """Wire type and bytes of a value of a field."""
+    if field.enum_type is not None and field.enum_type.is_closed:
+        # In JSON text an enum of proto2 is to Google's library what it was before a number without
+        # a name: it would have to be the reference there, and cannot be elsewhere.
+        return 0, varint(draw(st.integers(0, 2)))
+    return _scalar(draw, field.type)
+
+
 def _unknown(draw: Draw, number: int, depth: int) -> bytes:
     wire = draw(st.sampled_from([0, 1, 2, 3, 5]))
     if wire != 3:
@@ -77,9 +86,9 @@ def _value(draw: Draw, field: Any, depth: int) -> bytes:
             return _tag(draw, field.number, 3) + body + _tag(draw, field.number, 4)
         return _tag(draw, field.number, 2) + _ranged(body)
     if field.is_repeated and field.type not in RANGES and draw(st.booleans()):
-        items = [_scalar(draw, field.type)[1] for _ in range(draw(st.integers(0, 5)))]
+        items = [_of(draw, field)[1] for _ in range(draw(st.integers(0, 5)))]
         return _tag(draw, field.number, 2) + _ranged(b"".join(items))
-    kind, body = _scalar(draw, field.type)
+    kind, body = _of(draw, field)
     return _tag(draw, field.number, kind) + body
 
 

@@ -133,13 +133,18 @@ def test_numbers_are_cut_to_their_types_as_by_every_reader_of_protobuf() -> None
     assert [read.e, read.f] == [2**63 + 2**32 + 5, -(2**62) - 2**31 - 3]
 
 
-def test_an_enums_number_without_a_name_is_text_and_of_names_the_first_counts() -> None:
+@pytest.mark.parametrize("head", [PROTO2, PROTO3])
+def test_an_enums_number_without_a_name_is_text_and_of_names_the_first_counts(head: str) -> None:
+    label = "optional " if head == PROTO2 else ""
     kind = Type(
-        PROTO3 + "message M { E e = 1; repeated E r = 2; }"
+        f"{head} message M {{ {label} E e = 1; repeated E r = 2; map<int32, E> m = 3; }}"
         " enum E { option allow_alias = true; ZERO = 0; TEN = 10; ALSO = 10; LESS = -1; }"
     )
-    message = kind.make(e=7, r=[10, -1, -9, 0, 7]).SerializeToString()
-    assert kind.rows(message) == [{"e": "7", "r": ["TEN", "LESS", "-9", "ZERO", "7"]}]
+    numbers = [10, -1, -9, 0, 7]
+    message = b"\x08\x07" + b"".join(b"\x10" + varint(number) for number in numbers)
+    assert kind.rows(message + b"\x1a\x04\x08\x01\x10\x07") == [
+        {"e": "7", "r": ["TEN", "LESS", "-9", "ZERO", "7"], "m": [(1, "7")]}
+    ]
 
 
 def test_unknown_fields_are_passed_over_groups_included(plain: Type) -> None:

@@ -89,7 +89,7 @@ def test_a_varint_that_may_wrap_is_its_lower_64_bits() -> None:
     source, starts, ends = side_by_side(b"\xff" * 9 + b"\x7f", b"\x81" * 10, b"\x05")
     read = read_varints(source, starts, ends, wraps=True)
     assert read.values.tolist() == [2**64 - 1, 0, 5]
-    assert bad_rows(read) == ([1], [])
+    assert bad_rows(read) == ([], [1])
 
 
 def test_a_varint_of_more_bytes_than_it_may_have_is_invalid() -> None:
