@@ -61,8 +61,7 @@ def _scalar(draw: Draw, kind: int) -> tuple[int, bytes]:
 def _of(draw: Draw, field: Any) -> tuple[int, bytes]:
     """Wire type and bytes of a value of a field."""
     if field.enum_type is not None and field.enum_type.is_closed:
-        # In JSON text an enum of proto2 is to Google's library what it was before a number without
-        # a name: it would have to be the reference there, and cannot be elsewhere.
+        # Others are passed over in JSON text, by Google's library, and nowhere else.
         return 0, varint(draw(st.integers(0, 2)))
     return _scalar(draw, field.type)
 
