@@ -40,6 +40,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "pyiceberg": ("k2i_tasks.iceberg.",),
     "prometheus_client": ("k2i_tasks.metrics",),
     "duckdb": (),
+    "google": ("k2i_tasks.codecs.",),
+    "grpc_tools": ("k2i_tasks.codecs.protobuf_child",),
     "httpx": ("k2i_tasks.registry.", "k2i_tasks.prefect_api"),
 }
 FILES = python_files(*PROGRAM)
