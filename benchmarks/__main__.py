@@ -9,6 +9,7 @@ from benchmarks import (
     commits,
     compare,
     demo,
+    formats,
     freshness,
     ingest,
     latency,
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "commits": ("what a commit takes the longer the history, with upkeep and without", commits),
     "compare": ("ours and other engines on one topic, in turn, in one run", compare),
     "demo": ("from `python flows/ingest.py` to the first record and the first rows", demo),
+    "formats": ("each payload format, clean and with bad records", formats),
     "freshness": (
         "the age of the newest row that an outsider sees, while maintenance runs",
         freshness,

@@ -115,6 +115,32 @@ def limits(report: Mapping[str, Any], path: Path) -> None:
     picture.savefig(path, dpi=150)
 
 
+def formats(report: Mapping[str, Any], path: Path) -> None:
+    """Draws a report of `formats`: CPU of each stream, that of decoding in it.
+
+    Args:
+        report: as `formats` writes it.
+        path: of the picture; its ending says which kind.
+    """
+    streams = report["streams"]
+    names = list(streams)
+    whole = [one["cpu_seconds_per_million_rows"]["median"] for one in streams.values()]
+    decoding = [one["decode_cpu_seconds_per_million_rows"]["median"] for one in streams.values()]
+    picture = Figure(figsize=(9, 0.9 + 0.42 * len(names)), layout="constrained")
+    axes = picture.subplots()
+    bars = axes.barh(names, whole, color=OTHERS, label="all")
+    axes.barh(names, decoding, color=OURS, label="decoding")
+    rates = [f"  {one['rows_per_second']:,} rows/s" for one in streams.values()]
+    axes.bar_label(bars, rates, fontsize=8)
+    axes.set_title("CPU seconds per million rows", fontsize=9)
+    axes.legend(fontsize=8, frameon=False)
+    axes.margins(x=0.25)
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    picture.savefig(path, dpi=150)
+
+
 def timeline(report: Mapping[str, Any], stages: Mapping[str, str], path: Path) -> None:
     """Draws a report of `timeline`: processors that each stage had, stacked, over time.
 

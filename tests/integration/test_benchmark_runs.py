@@ -13,13 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCALING = "scaling --curves table-partitions --quick --megabytes 1"
 MEMORY = "memory --messages 3000 --partitions 3 --buckets 3"
 LIMITS = "limits --messages 3000 --runs 1"
+FORMATS = "formats --messages 3000 --runs 1"
 TIMELINE = "timeline --messages 3000"
 
 
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("words", [SCALING, TIMELINE, LIMITS, MEMORY])
+@pytest.mark.parametrize("words", [SCALING, TIMELINE, LIMITS, FORMATS, MEMORY])
 def test_a_benchmark_runs_and_finds_its_tables_equal(
     words: str, kafka_bootstrap: str, tmp_path: Path
 ) -> None:

@@ -16,13 +16,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import drawing, limits, memory, meter, parts, scaling, shapes, timeline
+from benchmarks import (
+    drawing,
+    encodings,
+    formats,
+    limits,
+    memory,
+    meter,
+    parts,
+    scaling,
+    shapes,
+    timeline,
+)
 from benchmarks import topic as topics
 from benchmarks.ingested import Cost
 from benchmarks.peers import chain
+from k2i_tasks.codecs import Decoder
+from k2i_tasks.codecs.base import decoded_whole
+from k2i_tasks.config import load_config
 from k2i_tasks.kafka.orders import OrderPool
+from k2i_tasks.wiring_decoders import Decoders
+from tests.schema_registry import FakeRegistry
+from tests.unit.codec_batches import batch_of
 
 CORES = 2
+TOPIC = topics.Topic("", "events", 500, 288.0, {})
 
 
 def point(value: int, cpu_per_row: float, size: int, rate: int = 1_000) -> dict[str, Any]:
@@ -53,9 +71,8 @@ def test_a_cliff_is_worse_per_byte_and_per_row() -> None:
 
 
 def test_a_slow_point_of_few_bytes_has_a_rate_above_nothing() -> None:
-    topic = topics.Topic("", "events", 500, 288.0, {})
     cost = Cost(60.0, 120.0, 1.0, 100.0, {})
-    told = {"value": 1, **scaling.told(topic, [cost])}
+    told = {"value": 1, **scaling.told(TOPIC, [cost])}
     assert told["megabytes_per_second"] > 0
     assert scaling.cliffs([told, {**told, "value": 2}]) == []
 
@@ -177,6 +194,13 @@ def test_each_curve_is_drawn(tmp_path: Path) -> None:
     )
     part = {"title": "x", "cpu_seconds_per_million_rows": spread, "k2i_cpu_ratio": spread}
     drawing.limits({"parts": dict.fromkeys(limits.TITLES, part)}, tmp_path / "limits.svg")
+    stream = {
+        "cpu_seconds_per_million_rows": spread,
+        "decode_cpu_seconds_per_million_rows": spread,
+        "rows_per_second": 1_000,
+    }
+    names = [formats.Stream(kind, dirty, TOPIC).name for kind, dirty in formats.STREAMS]
+    drawing.formats({"streams": dict.fromkeys(names, stream)}, tmp_path / "formats.svg")
     looked = timeline.over_time(
         [0.0, 1.0, 2.0], {stage: [[0.0, 0.5, 0.7]] for stage in timeline.STAGES}, 0.0, 2.0
     )
@@ -185,9 +209,50 @@ def test_each_curve_is_drawn(tmp_path: Path) -> None:
     about = {"bound_mb": 550.0, "buffer_mb": 100, "partitions": 64, "table_partitions": 256}
     drawing.memory({**machine, **resident, **about}, tmp_path / "memory.svg")
     assert {file.name for file in tmp_path.iterdir() if file.stat().st_size > 1_000} == {
-        f"{name}.svg" for name in ("scaling", "limits", "timeline", "memory")
+        f"{name}.svg" for name in ("scaling", "limits", "formats", "timeline", "memory")
     }
 
 
 def test_each_part_has_a_title() -> None:
     assert parts.PARTS.keys() < limits.TITLES.keys()
+
+
+def test_an_event_is_the_same_in_every_format_and_a_dirty_stream_is_bad_at_even_steps(
+    tmp_path: Path,
+) -> None:
+    pool = OrderPool(3, 10)
+    with FakeRegistry() as registry:
+        made = encodings.encoders(registry)
+        assert {kind for kind, _dirty in formats.STREAMS} == made.keys()
+        config = {
+            "kafka.format.schema_registry_url": registry.url,
+            "transaction_log.log_dir": str(tmp_path),
+        }
+        rows = {}
+        for kind in ("json", "jsonschema", "avro", "protobuf"):
+            events = encodings.written(pool.events(0, 2_000, 1e9), made[kind], dirty=True)
+            decoder = decoder_of(kind, config)
+            decoded = decoded_whole(decoder, batch_of([value for _key, value in events]), 0.0)
+            assert [letter.offset for letter in decoded.dead_letters] == [999, 1999]
+            rows[kind] = [
+                {name: row[name] for name in topics.SCHEMA.names}
+                for row in decoded.table.to_pylist()
+            ]
+        assert rows["json"] == rows["jsonschema"] == rows["avro"] == rows["protobuf"]
+
+
+def decoder_of(kind: str, changes: dict[str, Any]) -> Decoder:
+    overrides = {
+        **changes,
+        "kafka.bootstrap_servers": ["127.0.0.1:9092"],
+        "kafka.topic": "orders",
+        "kafka.consumer_group": "g",
+        "kafka.format.type": kind,
+        "iceberg.catalog_type": "rest",
+        "iceberg.rest_uri": "http://127.0.0.1:1",
+        "iceberg.warehouse_path": "file:///w",
+        "iceberg.database_name": "d",
+        "iceberg.table_name": "t",
+    }
+    config = load_config(None, environ={}, overrides=overrides)
+    return Decoders(config, {}).decoder(None)
