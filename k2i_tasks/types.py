@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+#: Producers may send any int64 as a time; outside years 1 to 9999 no reader can show it.
+OLDEST_MS = -62_135_596_800_000
+NEWEST_MS = 253_402_300_799_999
 #: Kafka headers of one record, in order; names may repeat.
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -133,7 +136,8 @@ class DeadLetter:
     """A record that could not be decoded, kept whole.
 
     `stage` is the step that refused it ("decode"), `code` a stable word for counters
-    ("json.syntax"), `reason` one sentence without payload values.
+    ("json.syntax"), `reason` one sentence without payload values; `schema_id` the registry's id of
+    the schema that wrote what was refused, None where its frame tells none.
     """
 
     topic: str
@@ -146,6 +150,7 @@ class DeadLetter:
     stage: str
     code: str
     reason: str
+    schema_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
