@@ -79,6 +79,14 @@ NAMES: tuple[str, ...] = (
     "claim.landed",
     "claim.recorded",
     "recovery.step",
+    # Dead letters are replayed: claim, what is left of an earlier replay, the commits of a piece.
+    "replay.claimed",
+    "replay.settled",
+    "replay.choose.before",
+    "replay.chosen",
+    "replay.staged",
+    "replay.committed",
+    "replay.finished",
     # Small data files are joined: files, then one commit that replaces the old ones.
     "compact.file.written",
     "compact.staged",

@@ -9,11 +9,10 @@ from typing import Any
 from k2i_tasks import secrets
 from k2i_tasks.config import Config
 from k2i_tasks.errors import K2IError
+from k2i_tasks.iceberg.beside import table_and_letters
 from k2i_tasks.iceberg.catalog import (
     check_catalog,
     check_store,
-    find_table,
-    load_table,
     open_catalog,
 )
 from k2i_tasks.iceberg.committer import Committer
@@ -33,7 +32,6 @@ from k2i_tasks.wiring_decoders import Decoders, schemas_of
 
 #: Longest wait for a broker to describe the topic, in seconds.
 LOOK_SECONDS = 15.0
-LETTER_POSITIONS = PositionColumns("partition", "offset", "topic")
 
 
 def check_connections(config: Config) -> list[tuple[str, str | None]]:
@@ -118,19 +116,18 @@ def verify_table(
         iceberg.metadata_columns.offset,
         iceberg.metadata_columns.topic,
     )
-    # In this order: letters are committed before their rows, and the topic only grows.
-    table = load_table(catalog, config.iceberg.identifier)
+    # In this order: the topic only grows.
+    table, letters = table_and_letters(catalog, iceberg, kafka.topic)
     rows = FixedTable(table, iceberg.branch, columns, kafka.topic)
     record = sink_record(table, iceberg.sink, iceberg.branch, kafka.topic)
     must_be_told_apart(rows.name, record, config)
-    beside = find_table(catalog, iceberg.dead_letter_identifier)
     settings = consumer_settings(kafka, resolved)
     topic, compacted = look_at(settings, kafka.topic, LOOK_SECONDS)
     StartRule(config).offsets(topic, record.state)
     folder = Path(config.transaction_log.log_dir)
     subject = Subject(
         rows=rows,
-        letters=FixedTable(beside, "main", LETTER_POSITIONS, kafka.topic) if beside else None,
+        letters=letters,
         record=record,
         topic=topic,
         compacted=compacted,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 from pyiceberg.expressions import (
+    AlwaysFalse,
     AlwaysTrue,
     And,
     BooleanExpression,
     EqualTo,
+    GreaterThanOrEqual,
     In,
     IsNull,
+    LessThanOrEqual,
     Not,
     NotNull,
     Or,
@@ -27,6 +31,7 @@ from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.dead_letters import SCHEMA
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.scan import condition
+from k2i_tasks.types import OffsetRange, RawBatch, TopicPartition
 
 #: Of one piece.
 PIECE_ROWS = 20_000
@@ -39,7 +44,9 @@ _MARKS = ("replay_id", "replayed_at")
 _Compare = Callable[[str, Any], BooleanExpression]
 _Test = Callable[[str], BooleanExpression]
 # PyIceberg's types know the form with which its JSON is read, not the one that is for people.
-equal, among = (cast(_Compare, each) for each in (EqualTo, In))
+equal, among, at_least, at_most = (
+    cast(_Compare, each) for each in (EqualTo, In, GreaterThanOrEqual, LessThanOrEqual)
+)
 is_null, not_null = (cast(_Test, each) for each in (IsNull, NotNull))
 
 #: The three coordinates of a letter.
@@ -98,6 +105,14 @@ class Letters:
         if done or not self.has_marks:
             return found
         return And(is_null("replayed_at"), found)
+
+    def still_open(self, chosen: BooleanExpression, landed: Sequence[str]) -> BooleanExpression:
+        """Those of `chosen` whose record is no row of the table by a replay.
+
+        Args:
+            landed: ids of the replays that the table records.
+        """
+        return And(not_landed(landed), chosen) if self.has_marks else chosen
 
     def pieces(self, chosen: BooleanExpression, columns: Sequence[str] = ()) -> Iterator[pa.Table]:
         """The letters of a condition, some at a time. May block.
@@ -189,6 +204,29 @@ def at(topic: str, partition: int, offset: int) -> BooleanExpression:
     return And(equal("topic", topic), here)
 
 
+def of_topic(topic: str, chosen: BooleanExpression) -> BooleanExpression:
+    """Those of `chosen` that are of this topic."""
+    return And(equal("topic", topic), chosen)
+
+
+def of_replay(replay_id: str) -> BooleanExpression:
+    """The condition of the letters that a step of a replay has chosen."""
+    return equal("replay_id", replay_id)
+
+
+def around(keys: Sequence[Key]) -> BooleanExpression:
+    """A condition that holds for these letters of one topic and for few others; for pruning."""
+    spans: dict[int, tuple[int, int]] = {}
+    for _, partition, offset in keys:
+        low, high = spans.get(partition, (offset, offset))
+        spans[partition] = (min(low, offset), max(high, offset))
+    found: BooleanExpression = AlwaysFalse()
+    for partition, (low, high) in sorted(spans.items()):
+        span = And(at_least("offset", low), at_most("offset", high))
+        found = Or(found, And(equal("partition", partition), span))
+    return of_topic(keys[0][0], found)
+
+
 def not_landed(landed: Sequence[str]) -> BooleanExpression:
     """The condition of letters whose record is no row of the table.
 
@@ -212,3 +250,51 @@ def place_of(text: str) -> Key:
             f"{text!r} is not TOPIC/PARTITION/OFFSET, such as orders/3/4711.", field="letter"
         )
     return topic, int(partition), int(offset)
+
+
+def runs_of(keys: Sequence[Key]) -> list[tuple[int, OffsetRange]]:
+    """Sorted coordinates of one topic as ranges without a hole."""
+    found: list[tuple[int, OffsetRange]] = []
+    for _, partition, offset in keys:
+        if found and found[-1][0] == partition and found[-1][1].end == offset:
+            found[-1] = (partition, OffsetRange(found[-1][1].start, offset + 1))
+        else:
+            found.append((partition, OffsetRange(offset, offset + 1)))
+    return found
+
+
+def raw_batch(letters: pa.Table) -> RawBatch:
+    """Letters of one topic as the records that they were.
+
+    Args:
+        letters: n letters with the columns of `dead_letters.SCHEMA`, sorted by partition and
+            offset.
+    """
+    partitions = letters["partition"].to_numpy().astype(np.int32)
+    offsets = letters["offset"].to_numpy().astype(np.int64)
+    micros = letters["timestamp"].cast(pa.int64())
+    stamps = [-1 if one is None else one // 1000 for one in micros.to_pylist()]
+    keys, values = letters["key"].to_pylist(), letters["value"].to_pylist()
+    headers = [_headers(one) for one in letters["headers"].to_pylist()]
+    topic = letters["topic"][0].as_py()
+    ranges: Mapping[TopicPartition, OffsetRange] = {
+        TopicPartition(topic, int(number)): OffsetRange(
+            int(offsets[partitions == number].min()), int(offsets[partitions == number].max()) + 1
+        )
+        for number in np.unique(partitions)
+    }
+    return RawBatch(
+        topic=topic,
+        partitions=partitions,
+        offsets=offsets,
+        timestamps_ms=np.array(stamps, np.int64),
+        keys=keys,
+        values=values,
+        headers=headers if any(one is not None for one in headers) else None,
+        ranges=ranges,
+        payload_bytes=sum(len(one) for one in (*keys, *values) if one),
+    )
+
+
+def _headers(one: list[dict[str, bytes]] | None) -> list[tuple[str, bytes | None]] | None:
+    return None if one is None else [(str(pair["key"]), pair["value"]) for pair in one]
