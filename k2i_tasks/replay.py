@@ -308,11 +308,12 @@ class Replay:
             lambda: tables.marks.choose(around(keys_of(piece)), wanted, name),
         )
         hit("replay.chosen")
-        # Another replay, which will be fenced, may have been first with some.
         chosen = self._retried(
             "read the dead letters", lambda: tables.letters().keys(of_replay(name))
         )
-        if len(chosen) < len(wanted) and good:
+        if len(chosen) < len(wanted):
+            # Another replay took some: a newer one, or an older one that does not know of us yet.
+            self._retried("read the table", tables.committer.own)
             rows = rows.filter(pa.array([key in chosen for key in good], pa.bool_()))
             good = [key for key in good if key in chosen]
         if good:
