@@ -61,6 +61,10 @@ NAMES: tuple[str, ...] = (
     # Dead letters go before their batch.
     "dead_letters.commit.before",
     "dead_letters.committed",
+    # Those that go to a topic, before they are staged.
+    "letters.send.before",
+    "letters.commit.before",
+    "letters.sent",
     # Manifests and metadata files of a local warehouse: their bytes, and before they are told of.
     "metadata.file.written",
     "metadata.file.synced",

@@ -8,6 +8,7 @@ from pydantic import PrivateAttr, model_validator
 
 from k2i_tasks.config.checks import contradictions
 from k2i_tasks.config.fields import Section, setting
+from k2i_tasks.config.model_dead_letters import DeadLetters
 from k2i_tasks.config.model_iceberg import Iceberg
 from k2i_tasks.config.model_kafka import Kafka
 from k2i_tasks.config.model_maintenance import Maintenance
@@ -29,6 +30,9 @@ class Config(Section):
     kafka: Kafka = setting("What is consumed.")
     schema_evolution: SchemaEvolution = setting("Changes of the schema.", SchemaEvolution())
     iceberg: Iceberg = setting("Where it lands.")
+    dead_letters: DeadLetters = setting(
+        "Records that cannot be decoded.", DeadLetters(), native=True
+    )
     buffer: Buffer = setting("Rows in memory.", Buffer())
     transaction_log: TransactionLog = setting("The write-ahead log.", TransactionLog())
     maintenance: Maintenance = setting("Upkeep of the table.", Maintenance())
@@ -36,6 +40,11 @@ class Config(Section):
     rpc: Rpc = setting("K2I's local socket.", Rpc())
     prefect: PrefectSettings = setting("Prefect.", PrefectSettings(), native=True)
     run: Run = setting("Bounds of one run.", Run(), native=True)
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """The dead-letter topic's name, whether given or derived."""
+        return self.dead_letters.topic or f"{self.kafka.topic}__dead_letters"
 
     _load_notes: tuple[str, ...] = PrivateAttr(default=())
 

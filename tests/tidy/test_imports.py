@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "calls config metrics logs failpoints sql_guard local_server progress registry",
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
         "cells prefect_api terminal_parts cli_options cli_status",
-        "journal query tracking terminal cli_frame",
+        "journal letterbox query tracking terminal cli_frame",
         "maintenance operations replay table_view summary verification",
         "ports",
         "batch_calls cli_query intake upkeep",

@@ -1,0 +1,69 @@
+"""Where a run's dead letters go: to their table, to a topic, or to both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from k2i_tasks.iceberg.catalog import load_table
+from k2i_tasks.iceberg.committer import Committer
+from k2i_tasks.iceberg.dead_letters import DeadLetterTable
+from k2i_tasks.iceberg.ownership import must_own
+from k2i_tasks.iceberg.staging import Staging
+from k2i_tasks.iceberg.state import recorded
+from k2i_tasks.kafka.letters import LetterTopic
+from k2i_tasks.types import DeadLetter, Ranges, StagedFile
+
+
+class Letterbox:
+    """Takes the letters of each batch: `stage` on the thread that flushes, `commit` on its own.
+
+    Args:
+        table: of letters; left-over files are committed to it even where `to_table` is false.
+        topic: None to send none.
+        to_table: whether letters go to the table.
+        confirm: raises if the run has lost its claim; asked before letters are sent.
+    """
+
+    def __init__(
+        self,
+        table: DeadLetterTable,
+        topic: LetterTopic | None = None,
+        *,
+        to_table: bool = True,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._table = table
+        self._topic = topic
+        self._to_table = to_table
+        self._confirm = confirm
+        #: The broker's id of the topic that is read; set by the claim.
+        self.topic_id: str | None = None
+
+    def stage(self, letters: Sequence[DeadLetter], batch_id: str) -> list[StagedFile]:
+        """Sends the letters, and writes them as files for `commit`. May block.
+
+        They are sent before the log knows the batch: after a crash it is read again, and those that
+        were sent are not sent twice.
+        """
+        if self._topic is not None:
+            self._topic.publish(letters, self.topic_id, self._confirm)
+        return self._table.stage(letters, batch_id) if self._to_table else []
+
+    def why_unusable(self, staged: Sequence[StagedFile]) -> str:
+        """Why staged letters can no longer be committed; empty if they can. May block."""
+        return self._table.why_unusable(staged)
+
+    def commit(self, batch_id: str, ranges: Ranges, staged: Sequence[StagedFile]) -> None:
+        """Adds staged letters to the table; see `DeadLetterTable.commit`."""
+        self._table.commit(batch_id, ranges, staged)
+
+
+def claim_of(committer: Committer, staging: Staging) -> Callable[[], None]:
+    """What raises if the claim of `committer` is not the newest; for the thread that stages."""
+
+    def confirm() -> None:
+        table = load_table(staging.catalog, staging.identifier)
+        state = recorded(table.metadata, committer.sink, committer.branch).newest
+        must_own(committer.name, state, committer.me, committer.claimed)
+
+    return confirm
