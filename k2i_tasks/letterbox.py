@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from k2i_tasks.iceberg.catalog import load_table
@@ -13,6 +16,60 @@ from k2i_tasks.iceberg.state import recorded
 from k2i_tasks.kafka.letters import LetterTopic
 from k2i_tasks.types import DeadLetter, Ranges, StagedFile
 
+log = logging.getLogger(__name__)
+
+#: Least time between two lines on letters of one kind.
+SAMPLE_SECONDS = 60.0
+#: Bytes of a value that a line shows, if any.
+PAYLOAD_BYTES_SHOWN = 256
+
+
+class Samples:
+    """Tells the log of some letters: one of each kind at once, then one a minute.
+
+    Args:
+        show_payloads: whether the start of the value is shown.
+        monotonic: seconds that only rise.
+    """
+
+    def __init__(
+        self, *, show_payloads: bool, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._show_payloads = show_payloads
+        self._monotonic = monotonic
+        self._told_at: dict[tuple[str, str], float] = {}
+        self._untold: Counter[tuple[str, str]] = Counter()
+        self._batch = ""
+
+    def tell(self, letters: Sequence[DeadLetter], batch_id: str) -> None:
+        """Takes the letters of a batch; those of one that was the last, too, are known."""
+        if batch_id == self._batch:
+            return
+        self._batch = batch_id
+        kinds = {(letter.stage, letter.code): letter for letter in letters}
+        self._untold.update((letter.stage, letter.code) for letter in letters)
+        now = self._monotonic()
+        for kind, letter in kinds.items():
+            if now - self._told_at.get(kind, -SAMPLE_SECONDS) >= SAMPLE_SECONDS:
+                self._told_at[kind] = now
+                self._tell(letter, self._untold.pop(kind))
+
+    def _tell(self, letter: DeadLetter, letters: int) -> None:
+        extra: dict[str, object] = {
+            "topic": letter.topic,
+            "partition": letter.partition,
+            "offset": letter.offset,
+            "stage": letter.stage,
+            "code": letter.code,
+            "letters": letters,
+        }
+        if letter.schema_id is not None:
+            extra["schema_id"] = letter.schema_id
+        if self._show_payloads:
+            start = (letter.value or b"")[:PAYLOAD_BYTES_SHOWN]
+            extra["value"] = start.decode("utf-8", "backslashreplace")
+        log.warning("%s is a dead letter: %s", letter.place, letter.reason, extra=extra)
+
 
 class Letterbox:
     """Takes the letters of each batch: `stage` on the thread that flushes, `commit` on its own.
@@ -22,6 +79,7 @@ class Letterbox:
         topic: None to send none.
         to_table: whether letters go to the table.
         confirm: raises if the run has lost its claim; asked before letters are sent.
+        show_payloads: whether the log may show the start of values.
     """
 
     def __init__(
@@ -31,7 +89,9 @@ class Letterbox:
         *,
         to_table: bool = True,
         confirm: Callable[[], None] = lambda: None,
+        show_payloads: bool = False,
     ) -> None:
+        self._samples = Samples(show_payloads=show_payloads)
         self._table = table
         self._topic = topic
         self._to_table = to_table
@@ -45,6 +105,7 @@ class Letterbox:
         They are sent before the log knows the batch: after a crash it is read again, and those that
         were sent are not sent twice.
         """
+        self._samples.tell(letters, batch_id)
         if self._topic is not None:
             self._topic.publish(letters, self.topic_id, self._confirm)
         return self._table.stage(letters, batch_id) if self._to_table else []

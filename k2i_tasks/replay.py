@@ -292,8 +292,7 @@ class Replay:
             bad.add((one.topic, one.partition, one.offset))
             kind = (one.stage, one.code)
             self._done.failed[kind] += 1
-            place = f"{one.topic}/{one.partition}/{one.offset}"
-            self._done.reasons.setdefault(kind, (place, one.reason))
+            self._done.reasons.setdefault(kind, (one.place, one.reason))
         return found.table, [key for key in keys_of(letters) if key not in bad]
 
     def _put(self, piece: pa.Table, rows: pa.Table, good: Sequence[Key], present: Set[Key]) -> None:

@@ -152,6 +152,11 @@ class DeadLetter:
     reason: str
     schema_id: int | None = None
 
+    @property
+    def place(self) -> str:
+        """`orders/3/4711`: as `k2i dead-letters show` takes it."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
@@ -308,6 +313,27 @@ class ErrorNote:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """The dead letters of one kind, as shown to people. No payload values.
+
+    Args:
+        stage, code: the kind.
+        letters: how many.
+        first_at, last_at: when they were refused, unix seconds.
+        place: the last one's topic, partition and offset.
+        reason: the last one's.
+    """
+
+    stage: str
+    code: str
+    letters: int
+    first_at: float
+    last_at: float
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything that a view, a probe or a summary shows of one run, taken at one moment.
 
@@ -342,6 +368,7 @@ class Status:
     last_commit: TableCommit | None
     last_errors: tuple[ErrorNote, ...]
     components: Mapping[str, ComponentHealth]
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def freshness_seconds(self) -> float | None:

@@ -143,6 +143,7 @@ def build_operations(
             letter_topic(config, resolved),
             to_table=config.dead_letters.to != "topic",
             confirm=claim_of(committer, staging),
+            show_payloads=config.dead_letters.log_payloads,
         )
         return Tables(staging, committer, letterbox)
 
