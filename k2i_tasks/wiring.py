@@ -155,10 +155,11 @@ def letter_topic(config: Config, resolved: Mapping[str, str]) -> LetterTopic | N
     letters, iceberg = config.dead_letters, config.iceberg
     if letters.to == "table":
         return None
-    table = ".".join((*iceberg.identifier, iceberg.sink))
+    table = ".".join(iceberg.identifier)
     where = LetterTopicSettings(
         topic=config.dead_letter_topic,
-        name=f"{config.kafka.consumer_group}-dead-letters-{table}",
+        table=table,
+        name=f"{config.kafka.consumer_group}-dead-letters-{table}-{iceberg.sink}",
         partitions=letters.topic_partitions,
         replicas=letters.topic_replication_factor,
     )

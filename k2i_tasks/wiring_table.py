@@ -22,6 +22,7 @@ from k2i_tasks.iceberg.schema import payload_columns
 from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.policy import look_at
 from k2i_tasks.kafka.ranges import RangeReader, reading_settings
+from k2i_tasks.kafka.sent_letters import sent_letters
 from k2i_tasks.kafka.source import KafkaSource
 from k2i_tasks.verification.accepted import accepted_gaps
 from k2i_tasks.verification.report import VerifyReport
@@ -124,6 +125,15 @@ def verify_table(
     settings = consumer_settings(kafka, resolved)
     topic, compacted = look_at(settings, kafka.topic, LOOK_SECONDS)
     StartRule(config).offsets(topic, record.state)
+    sent = None
+    if config.dead_letters.to == "topic":
+        sent = sent_letters(
+            settings,
+            config.dead_letter_topic,
+            topic=kafka.topic,
+            table=rows.name,
+            seconds=LOOK_SECONDS,
+        )
     folder = Path(config.transaction_log.log_dir)
     subject = Subject(
         rows=rows,
@@ -136,6 +146,7 @@ def verify_table(
         sink=iceberg.sink,
         branch=iceberg.branch,
         accepted=accepted_gaps(folder, str(table.metadata.table_uuid), kafka.topic),
+        sent=sent,
     )
     payload = payload_columns(rows.schema, iceberg.metadata_columns)
     decoder = Decoders(config, resolved).decoder(payload)

@@ -26,7 +26,13 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from k2i_tasks.errors import Component, ServiceError, TransientError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.kafka.client import FETCH_BYTES, admin_settings, with_callbacks
-from k2i_tasks.kafka.errors import ErrorLog, kafka_errors, settings_errors, translated
+from k2i_tasks.kafka.errors import (
+    RIGHTS,
+    ErrorLog,
+    kafka_errors,
+    settings_errors,
+    translated,
+)
 from k2i_tasks.types import DeadLetter, TopicPartition
 
 log = logging.getLogger(__name__)
@@ -44,6 +50,8 @@ _MESSAGE_BYTES = 1_000_000_000
 _TAKEN_OVER = frozenset(
     {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 )
+_NO_RIGHT = RIGHTS | {KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
+#: What our headers' names begin with.
 HEADER = "__k2i."
 
 
@@ -53,11 +61,13 @@ class LetterTopicSettings:
 
     Args:
         topic: its name.
+        table: the table that their records are missing in, as the letters tell it.
         name: of this stream of letters: group, and beginning of the transactional ids.
         partitions, replicas: of a topic that is created; None for the broker's default.
     """
 
     topic: str
+    table: str
     name: str
     partitions: int | None = None
     replicas: int | None = None
@@ -184,8 +194,9 @@ class LetterTopic:
         with _answers(f"Sending dead letters to topic {self._where.topic}"):
             producer.begin_transaction()
             for letter in letters:
-                _produce(producer, self._where.topic, letter, headers_of(letter, at), delivered)
-            left = _flushed(producer)
+                headers = headers_of(letter, self._where.table, at)
+                _produce(producer, self._where.topic, letter, headers, delivered)
+            left = _called_back(lambda: producer.flush(TIMEOUT_SECONDS))
             if refused:
                 raise _refused(refused[0], self._where.topic)
             if left:
@@ -269,16 +280,18 @@ def _produce(
         except BufferError:  # its queue is full
             if time.monotonic() > deadline:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
-            producer.poll(0.1)
-    producer.poll(0)
+            _called_back(lambda: producer.poll(0.1))
+    _called_back(lambda: producer.poll(0))
 
 
-def _flushed(producer: Producer) -> int:
-    """Waits until what was produced is delivered or refused; how much is neither."""
+def _called_back(serve: Callable[[], int]) -> int:
+    """What a call gives that serves callbacks.
+
+    The client raises a fatal error amid them, and the next callback then stumbles over it.
+    """
     try:
-        return producer.flush(TIMEOUT_SECONDS)
+        return serve()
     except SystemError as error:
-        # The client raises a fatal error amid the callbacks, and the next callback is in its way.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, KafkaException):
             cause = cause.__cause__ or cause.__context__
@@ -287,14 +300,18 @@ def _flushed(producer: Producer) -> int:
         raise cause from error
 
 
-def headers_of(letter: DeadLetter, failed_at: str) -> list[tuple[str, str | bytes | None]]:
+def headers_of(
+    letter: DeadLetter, table: str, failed_at: str
+) -> list[tuple[str, str | bytes | None]]:
     """The record's own headers, and behind them what happened to it, as texts.
 
     Args:
         letter: the letter.
+        table: dotted name of the table.
         failed_at: ISO 8601.
     """
     told = {
+        "table": table,
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.offset,
@@ -330,7 +347,16 @@ def _answers(doing: str) -> Iterator[None]:
             yield
     except ServiceError as error:
         cause = error.__cause__
-        if isinstance(cause, KafkaException) and cause.args[0].code() in _TAKEN_OVER:
+        code = cause.args[0].code() if isinstance(cause, KafkaException) else None
+        if code in _NO_RIGHT:
+            raise ServiceError(
+                error.what,
+                component=Component.KAFKA,
+                remedy="Give the user the rights Describe and Write on the topic of dead letters, "
+                "and on transactional ids and Read on the group that begin with the name of "
+                "kafka.consumer_group.",
+            ) from error
+        if code in _TAKEN_OVER:
             raise TransientError(
                 f"{doing}: another run has taken over, or the broker has ended a transaction that "
                 "took too long.",

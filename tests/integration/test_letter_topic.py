@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Message, Producer
 
+from k2i_tasks.config import load_config
 from k2i_tasks.errors import TransientError
 from k2i_tasks.failpoints import VARIABLE
 from k2i_tasks.kafka.letters import LetterTopic, LetterTopicSettings
 from k2i_tasks.types import DeadLetter
+from k2i_tasks.verification.report import Verdict, VerifyReport
+from k2i_tasks.verification.subject import VerifyOptions
+from k2i_tasks.wiring_table import verify_table
 from tests.integration.test_end_to_end import expected, landed, unique
 from tests.program import Program
 from tests.support import (
@@ -92,6 +96,13 @@ def places(messages: list[Message]) -> list[tuple[Position, bytes | None]]:
     return sorted(((int(each["partition"]), int(each["offset"])), value) for each, value in found)
 
 
+def proven(program: Program) -> VerifyReport:
+    config = load_config(program.config, environ={}, overrides={})
+    report = verify_table(config, VerifyOptions(values="full"))
+    assert report.verdict is Verdict.PROVEN, report
+    return report
+
+
 @pytest.mark.timeout(600)
 def test_a_kill_at_any_place_sends_each_letter_once(kafka_bootstrap: str, tmp_path: Path) -> None:
     topic = unique("letters")
@@ -121,6 +132,9 @@ def test_a_kill_at_any_place_sends_each_letter_once(kafka_bootstrap: str, tmp_pa
     rows = read_by_metadata(program.metadata_location(f"{program.table}__dead_letters"))
     found = sorted(((one["partition"], one["offset"]), bytes(one["value"])) for one in rows)
     assert found == sorted(bad.items())
+    assert proven(program).totals["dead_letters"] == len(bad)
+    program.extra = TOPIC
+    assert proven(program).totals["dead_letters"] == len(bad)
 
 
 def test_a_letter_has_key_value_and_headers_as_they_were_and_says_what_happened(
@@ -144,6 +158,7 @@ def test_a_letter_has_key_value_and_headers_as_they_were_and_says_what_happened(
     assert found.pop("failed.at")[:2] == "20"
     assert found.pop("reason")
     assert found == {
+        "table": f"tests.{program.table}",
         "topic": topic,
         "partition": "0",
         "offset": "0",
@@ -152,6 +167,7 @@ def test_a_letter_has_key_value_and_headers_as_they_were_and_says_what_happened(
         "code": "json.syntax",
     }
     assert program.load_table(f"{program.table}__dead_letters") is None, "they are in a topic alone"
+    assert proven(program).totals["dead_letters"] == 1
 
 
 class Sender:
@@ -159,7 +175,7 @@ class Sender:
 
     def __init__(self, bootstrap: str, name: str) -> None:
         settings = {"bootstrap.servers": bootstrap, "group.id": "ignored"}
-        self.topic = LetterTopic(settings, LetterTopicSettings(f"{name}-out", f"g-{name}"))
+        self.topic = LetterTopic(settings, LetterTopicSettings(f"{name}-out", "db.t", f"g-{name}"))
         self.name = name
 
     def send(self, *offsets: int, partition: int = 0, topic_id: str | None = "one") -> int:
@@ -167,7 +183,14 @@ class Sender:
             DeadLetter(self.name, partition, at, -1, None, b"%d" % at, None, "decode", "c", "r")
             for at in offsets
         ]
-        return self.topic.publish(letters, topic_id)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self.topic.publish(letters, topic_id)
+            except TransientError as error:
+                # The coordinators of a broker that has just started are not ready at once.
+                if "taken over" in error.what or time.monotonic() > deadline:
+                    raise
 
 
 @pytest.fixture
