@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from k2i_tasks.types import DeadLetter
 from k2i_tasks.verification.report import Verdict, VerifyReport
 from k2i_tasks.verification.subject import VerifyOptions
 from k2i_tasks.wiring_table import verify_table
+from tests.group_world import MEMBER
 from tests.integration.test_end_to_end import expected, landed, unique
 from tests.program import Program
+from tests.running import PATIENCE_SECONDS, running
 from tests.support import (
     Position,
     assert_exactly_once,
@@ -168,6 +172,44 @@ def test_a_letter_has_key_value_and_headers_as_they_were_and_says_what_happened(
     }
     assert program.load_table(f"{program.table}__dead_letters") is None, "they are in a topic alone"
     assert proven(program).totals["dead_letters"] == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_member_killed_amid_a_transaction_leaves_its_letters_to_the_others(
+    kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    topic = unique("letters")
+    create_topic(kafka_bootstrap, topic)
+    program = Program(tmp_path, kafka_bootstrap, topic, extra=BOTH)
+    values = [b'{"order_id": %d}' % n for n in range(100)]
+    written = produce(kafka_bootstrap, topic, values)
+    code, output = program.run("--max-messages", "100")  # there is a table
+    assert code == 0, output
+    members = [
+        replace(program, environ={**MEMBER, "K2I_TRANSACTION_LOG_LOG_DIR": f"{tmp_path}/{n}"})
+        for n in (1, 2)
+    ]
+    bad: dict[Position, bytes] = {}
+    numbers = itertools.count()
+    killing = {VARIABLE: "letters.commit.before:3"}
+    with running(members[0], environ=killing) as doomed, running(members[1]) as other:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while doomed.process.poll() is None:
+            assert time.monotonic() < deadline, doomed.output
+            more = [b"bad %d" % next(numbers) for _ in range(40)]
+            found = produce(kafka_bootstrap, topic, more)
+            bad |= {place: value for place, value in found.items() if value is not None}
+        ends: dict[int, int] = {}
+        for partition, offset in (*written, *bad):
+            ends[partition] = max(ends.get(partition, 0), offset + 1)
+        other.until(
+            lambda report: {p["partition"]: p["committed"] for p in report["partitions"]} == ends,
+            f"committed up to {ends}",
+        )
+        other.drain()
+    assert doomed.process.returncode == -signal.SIGKILL, doomed.output
+    assert places(letters_in(kafka_bootstrap, f"{topic}__dead_letters")) == sorted(bad.items())
+    assert proven(program).totals["dead_letters"] == len(bad)
 
 
 class Sender:

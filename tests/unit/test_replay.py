@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyiceberg.catalog import Catalog
 
 from k2i_tasks.calls import RetryPolicy
 from k2i_tasks.codecs import MetadataColumns, make_decoder
-from k2i_tasks.errors import FencedError, IntegrityError
+from k2i_tasks.errors import (
+    CommitConflictError,
+    CommitStateUnknownError,
+    FencedError,
+    IntegrityError,
+)
 from k2i_tasks.failpoints import NAMES, armed
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.data_files import data_file
@@ -31,6 +38,7 @@ from tests.unit.codec_batches import batch_of
 
 LETTERS = (NAME[0], f"{NAME[1]}__dead_letters")
 P0 = TopicPartition("t", 0)
+ONCE = RetryPolicy(budget_seconds=0.0)
 PLACES = [name for name in NAMES if name.startswith(("replay.", "compact.", "commit."))]
 
 
@@ -85,8 +93,14 @@ class World:
         nothing: Callable[[int, int | None], None] = lambda _snapshot, _parent: None  # noqa: E731
         self.sink.commit(name, span, lambda _table: (), summary={}, intent=nothing)
 
-    def replay(self, *, on_rollback: Any = "halt") -> Replay:
-        catalog = catalog_of(self.config)
+    def replay(
+        self,
+        *,
+        on_rollback: Any = "halt",
+        policy: RetryPolicy = ONCE,
+        catalog: Catalog | None = None,
+    ) -> Replay:
+        catalog = catalog or catalog_of(self.config)
         sink = replay_sink("main")
         tables = ReplayTables(
             lambda: Letters.load(catalog, LETTERS),
@@ -99,7 +113,7 @@ class World:
             "main",
             PositionColumns("_kafka_partition", "_kafka_offset", "_kafka_topic"),
             on_rollback,
-            RetryPolicy(budget_seconds=0.0),
+            policy,
         )
         return Replay(tables, decoder_for, options)
 
@@ -244,6 +258,47 @@ def test_a_row_at_the_place_of_a_letter_is_not_doubled(world: World) -> None:
     done = world.run()
     assert (done.rows, done.present) == (1, 1)
     assert (world.rows(), world.open()) == ([0, 1], [])
+
+
+def lying(config: Any, answers: Iterator[str]) -> Catalog:
+    """A catalog that answers commits falsely: done or not, and told or not."""
+    catalog = catalog_of(config)
+    plain = catalog.commit_table
+
+    def commit_table(*arguments: Any, **named: Any) -> Any:
+        answer = next(answers, "done")
+        found = None if answer.startswith("not done") else plain(*arguments, **named)
+        if answer.endswith("a conflict"):
+            raise CommitConflictError("409")
+        if answer.endswith("no answer"):
+            raise CommitStateUnknownError("cut")
+        return found
+
+    commit_table.guarded = True  # type: ignore[attr-defined]
+    catalog.commit_table = commit_table  # type: ignore[method-assign]
+    return catalog
+
+
+ANSWERS = (
+    *("done", "done, a conflict", "done, no answer"),
+    *("not done, a conflict", "not done, no answer"),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from(ANSWERS), max_size=12))
+def test_a_catalog_that_answers_falsely_makes_a_replay_neither_lose_nor_double(
+    answers: Sequence[str],
+) -> None:
+    quick = RetryPolicy(initial_seconds=0.001, max_wait_seconds=0.001, budget_seconds=30.0)
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        world.refuse(b'{"a": 1}', b"{", b'{"b": 2}')
+        catalog = lying(world.config, iter(answers))
+        with patch("k2i_tasks.calls.RACE_WAIT_SECONDS_MAX", 0.001):
+            done = world.replay(policy=quick, catalog=catalog).run("", dry_run=False)
+        assert (done.rows, world.rows(), world.open()) == (2, [0, 2], [1])
+        world.assert_state_of_the_sink()
 
 
 Step = tuple[str, int, int]
