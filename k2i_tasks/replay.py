@@ -35,7 +35,6 @@ from k2i_tasks.errors import Component, FencedError, IntegrityError, ServiceErro
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.committer import Committer, rolled_back
 from k2i_tasks.iceberg.data_files import data_file
-from k2i_tasks.iceberg.fixed import FixedTable
 from k2i_tasks.iceberg.letters import (
     Key,
     Letters,
@@ -44,10 +43,10 @@ from k2i_tasks.iceberg.letters import (
     of_replay,
     of_topic,
     raw_batch,
-    runs_of,
 )
 from k2i_tasks.iceberg.marks import Marks
 from k2i_tasks.iceberg.positions import PositionColumns
+from k2i_tasks.iceberg.present import rows_at
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import Recorded, SinkState, recorded
 from k2i_tasks.types import Offsets, TopicPartition
@@ -56,8 +55,6 @@ log = logging.getLogger(__name__)
 
 #: Longest that a schema registry may be away, in seconds.
 PATIENCE_SECONDS = 60.0
-#: Runs of offsets that are looked up in the table by one scan.
-WINDOWS_MAX = 200
 
 Result = TypeVar("Result")
 
@@ -345,17 +342,9 @@ class Replay:
 
     def _present(self, piece: pa.Table) -> set[Key]:
         """The letters whose record is a row of the table."""
-        options, committer = self._options, self._tables.committer
+        committer = self._tables.committer
         table = committer.look().table
-        names = options.positions
-        fixed = FixedTable(table, committer.branch, names, options.topic)
-        found: set[Key] = set()
-        runs = runs_of(keys_of(piece))
-        for start in range(0, len(runs), WINDOWS_MAX):
-            rows = fixed.rows(runs[start : start + WINDOWS_MAX], (names.partition, names.offset))
-            at = zip(rows[names.partition].to_pylist(), rows[names.offset].to_pylist(), strict=True)
-            found.update((options.topic, partition, offset) for partition, offset in at)
-        return found
+        return rows_at(table, committer.branch, self._options.positions, keys_of(piece))
 
     def _retried(self, doing: str, work: Callable[[], Result]) -> Result:
         """A step of the replay, tried again by the policy."""

@@ -252,17 +252,6 @@ def place_of(text: str) -> Key:
     return topic, int(partition), int(offset)
 
 
-def runs_of(keys: Sequence[Key]) -> list[tuple[int, OffsetRange]]:
-    """Sorted coordinates of one topic as ranges without a hole."""
-    found: list[tuple[int, OffsetRange]] = []
-    for _, partition, offset in keys:
-        if found and found[-1][0] == partition and found[-1][1].end == offset:
-            found[-1] = (partition, OffsetRange(found[-1][1].start, offset + 1))
-        else:
-            found.append((partition, OffsetRange(offset, offset + 1)))
-    return found
-
-
 def raw_batch(letters: pa.Table) -> RawBatch:
     """Letters of one topic as the records that they were.
 

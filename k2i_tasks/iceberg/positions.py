@@ -91,6 +91,24 @@ def read_positions(
     return rows, _batches(_Reading(table, scan.projection(), columns, topic, only), tasks)
 
 
+def read_files(
+    table: Table,
+    schema: Schema,
+    columns: PositionColumns,
+    topic: str,
+    tasks: Iterable[FileScanTask],
+) -> Iterator[PositionBatch]:
+    """The positions of all rows of some files. May block.
+
+    Args:
+        table: as loaded.
+        schema: the position columns alone, as of the snapshot.
+        columns, topic: as for `read_positions`.
+        tasks: the files, with their deletes.
+    """
+    return _batches(_Reading(table, schema, columns, topic), tasks)
+
+
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """What the reading of each file needs; `schema` has the position columns alone."""
