@@ -98,7 +98,7 @@ def main(words: Sequence[str]) -> int:
     except K2IError as error:
         say(error, verbose=chosen.verbose)
         return error.exit_code
-    table = f"{config.iceberg.database_name}.{config.iceberg.table_name}"
+    table = "" if config.routing.enabled else ".".join(config.iceberg.identifier)
     place = ["--config", chosen.config] if chosen.config else ["--data-dir", config.run.data_dir]
     # What says which table it is has to be said again to whoever queries it.
     for item in chosen.set:
@@ -146,7 +146,7 @@ REPORT_SECONDS = 90.0
 
 @flow(name=FLOW_NAME, validate_parameters=False, persist_result=False, log_prints=False)
 def ingest(config_path: str | None = None, overrides: dict[str, Any] | None = None) -> State[Any]:
-    """Ingests one topic into one table until it is stopped.
+    """Ingests the configured topics into their tables until it is stopped.
 
     This flow run is the first generation, and what a worker, a cancellation and the UI hold on to
     for as long as the process lives; later generations follow as flow runs of their own.

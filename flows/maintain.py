@@ -7,6 +7,7 @@ the ingest, in a process of its own, on a schedule.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from k2i_tasks.calls import Call, RetryPolicy
-from k2i_tasks.config import load_config, refuse_secrets
+from k2i_tasks.config import Config, load_config, refuse_secrets
 from k2i_tasks.errors import ConfigError
 from k2i_tasks.tasks import run_task
 from k2i_tasks.tracking.report import artifact_key
 from k2i_tasks.tracking.upkeep_report import upkeep_markdown
 from k2i_tasks.types import Job, Upkept
+from k2i_tasks.wiring_fleet import configs_of
 from k2i_tasks.wiring_upkeep import RETRY_SECONDS, build_maintenance, wanted_jobs
 
 
@@ -28,7 +30,7 @@ from k2i_tasks.wiring_upkeep import RETRY_SECONDS, build_maintenance, wanted_job
 def maintain(
     config_path: str, jobs: list[str] | None = None, overrides: dict[str, Any] | None = None
 ) -> None:
-    """Does the jobs on the configured table and its dead letters, and publishes what came of it.
+    """Does the jobs on each configured table and its dead letters, and publishes what came of it.
 
     Args:
         config_path: the configuration file on the machine that runs this.
@@ -42,7 +44,15 @@ def maintain(
     """
     refuse_secrets(overrides or {})
     config = load_config(Path(config_path), environ=os.environ, overrides=overrides or {})
-    wanted = list(wanted_jobs(config)) if jobs is None else [_job(job) for job in jobs]
+    wanted = None if jobs is None else [_job(job) for job in jobs]
+    failed = [call for one in configs_of(config) for call in _maintained(one, wanted)]
+    for call in failed:
+        raise call.failure()
+
+
+def _maintained(config: Config, jobs: Sequence[Job] | None) -> list[Call]:
+    """Does the jobs on one table, and publishes what came of it; those that failed."""
+    wanted = list(wanted_jobs(config)) if jobs is None else jobs
     maintenance, table = build_maintenance(config), ".".join(config.iceberg.identifier)
     done: dict[Job, list[Upkept]] = {}
     failed: list[Call] = []
@@ -59,8 +69,7 @@ def maintain(
         markdown=upkeep_markdown(done, [str(call.failure()) for call in failed], datetime.now(UTC)),
         description=f"Maintenance of {table}",
     )
-    for call in failed:
-        raise call.failure()
+    return failed
 
 
 def _job(word: str) -> Job:

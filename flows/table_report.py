@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from k2i_tasks.config import load_config, refuse_secrets
 from k2i_tasks.tracking.report import artifact_key, table_markdown
+from k2i_tasks.wiring_fleet import configs_of
 from k2i_tasks.wiring_table import table_report as read_table
 
 
@@ -23,20 +24,21 @@ from k2i_tasks.wiring_table import table_report as read_table
     log_prints=False,
 )
 def table_report(config_path: str, overrides: dict[str, Any] | None = None) -> None:
-    """Publishes rows, snapshots, size and recorded offsets of the committed table. Reads only.
+    """Publishes rows, snapshots, size and recorded offsets of each committed table. Reads only.
 
     Args:
         config_path: the configuration file on the machine that runs this.
         overrides: `section.key` to value; no secrets, Prefect stores them in the clear.
 
     Raises:
-        K2IError: the configuration is wrong, or the catalog or the table cannot be read.
+        K2IError: the configuration is wrong, or the catalog or a table cannot be read.
     """
     refuse_secrets(overrides or {})
     config = load_config(Path(config_path), environ=os.environ, overrides=overrides or {})
-    report = read_table(config)
-    create_markdown_artifact(
-        key=artifact_key(str(report["table"]), prefix="k2i-table"),
-        markdown=table_markdown(report, datetime.now(UTC)),
-        description=f"State of {report['table']}",
-    )
+    for one in configs_of(config):
+        report = read_table(one)
+        create_markdown_artifact(
+            key=artifact_key(str(report["table"]), prefix="k2i-table"),
+            markdown=table_markdown(report, datetime.now(UTC)),
+            description=f"State of {report['table']}",
+        )

@@ -17,6 +17,7 @@ from k2i_tasks.tracking.report import artifact_key
 from k2i_tasks.tracking.verify_report import verify_markdown
 from k2i_tasks.verification.report import Verdict
 from k2i_tasks.verification.subject import VerifyOptions
+from k2i_tasks.wiring_fleet import configs_of
 from k2i_tasks.wiring_table import verify_table
 
 
@@ -26,24 +27,27 @@ from k2i_tasks.wiring_table import verify_table
     log_prints=False,
 )
 def verify(config_path: str, overrides: dict[str, Any] | None = None) -> None:
-    """Compares the committed table with its topic and publishes the result. Reads only.
+    """Compares each committed table with its topic and publishes the results. Reads only.
 
     Args:
         config_path: the configuration file on the machine that runs this.
         overrides: `section.key` to value; no secrets, Prefect stores them in the clear.
 
     Raises:
-        IntegrityError: the table differs from the topic; the artifact says where.
+        IntegrityError: a table differs from the topic; the artifact says where.
         K2IError: the configuration is wrong, or Kafka, the catalog or the store cannot be read.
     """
     refuse_secrets(overrides or {})
     config = load_config(Path(config_path), environ=os.environ, overrides=overrides or {})
-    # Each run another sample: over time all of the table is looked at.
-    report = verify_table(config, VerifyOptions(seed=random.randrange(1 << 31)))
-    create_markdown_artifact(
-        key=artifact_key(report.table, prefix="k2i-verify"),
-        markdown=verify_markdown(report.to_json(), report.sentence, datetime.now(UTC)),
-        description=report.sentence,
-    )
-    if report.verdict is Verdict.DIFFERS:
-        raise IntegrityError(f"{report.sentence}.")
+    differing: list[str] = []
+    for one in configs_of(config):
+        # Each run another sample: over time all of the table is looked at.
+        report = verify_table(one, VerifyOptions(seed=random.randrange(1 << 31)))
+        create_markdown_artifact(
+            key=artifact_key(report.table, prefix="k2i-verify"),
+            markdown=verify_markdown(report.to_json(), report.sentence, datetime.now(UTC)),
+            description=report.sentence,
+        )
+        differing += [report.sentence] if report.verdict is Verdict.DIFFERS else []
+    if differing:
+        raise IntegrityError(f"{'; '.join(differing)}.")

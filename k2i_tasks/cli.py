@@ -24,6 +24,7 @@ from k2i_tasks.cli_options import (
     SetOption,
     VerboseOption,
     loaded,
+    of_one_table,
     settings,
     shared_of,
     table_config,
@@ -161,7 +162,7 @@ def ingest(
         from k2i_tasks.tracking_choice import choose_tracking
 
     tracking = choose_tracking(found, os.environ)
-    table = f"{found.iceberg.database_name}.{found.iceberg.table_name}"
+    table = "" if found.routing.enabled else ".".join(found.iceberg.identifier)
     how = IngestOptions(
         duration_seconds=duration,
         max_messages=max_messages,
@@ -279,13 +280,14 @@ def query(
     found = table_config(shared, data_dir, settings(changes or ()))
     from k2i_tasks import cli_query
 
-    cli_query.query(found, sql, format=form.value, output=output, rows_max=limit)
+    cli_query.query(of_one_table(found), sql, format=form.value, output=output, rows_max=limit)
 
 
 @app.command()
 def verify(
     context: typer.Context,
     config: ConfigOption = None,
+    changes: SetOption = None,
     values: Annotated[
         Values, typer.Option(help="Which values are compared with Kafka's.")
     ] = Values.SAMPLED,
@@ -312,7 +314,7 @@ def verify(
 ) -> int:
     """Prove that the committed table equals the topic; exit 7 when it differs, 8 when open."""
     shared = shared_of(context, config, verbose)
-    found = loaded(shared.config_path)
+    found = of_one_table(loaded(shared.config_path, settings(changes or ())))
     from k2i_tasks import cli_verify
     from k2i_tasks.verification.subject import VerifyOptions
 
@@ -350,7 +352,7 @@ def maintenance(
     from k2i_tasks.types import Job
 
     jobs = None if job is Chore.ALL else [Job(_ALIASES.get(job.value, job.value))]
-    cli_maintenance.maintenance(found, jobs, dry_run=dry_run, as_json=as_json)
+    cli_maintenance.maintenance(of_one_table(found), jobs, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()

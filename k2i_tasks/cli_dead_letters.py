@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +13,17 @@ from k2i_tasks.cli_options import (
     ConfigOption,
     DataDirOption,
     SetOption,
+    Shared,
     VerboseOption,
+    of_one_table,
     settings,
     shared_of,
     table_config,
 )
 from k2i_tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from k2i_tasks.config import Config
 
 app = typer.Typer(
     help="Records that could not be decoded: count them, look at one, put repaired ones in.",
@@ -32,6 +39,11 @@ WhereOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")]
+
+
+def _of_one(shared: Shared, data_dir: Path | None, changes: Sequence[str] | None) -> Config:
+    """The configuration of the table that a command is about."""
+    return of_one_table(table_config(shared, data_dir, settings(changes or ())))
 
 
 class Form(StrEnum):
@@ -59,7 +71,7 @@ def list_(
     verbose: VerboseOption = 0,
 ) -> None:
     """Count letters by code, stage, topic and partition, with first and last time."""
-    found = table_config(shared_of(context, config, verbose), data_dir, settings(changes or ()))
+    found = _of_one(shared_of(context, config, verbose), data_dir, changes)
     from k2i_tasks import cli_letter_views
 
     cli_letter_views.list_letters(found, where, done=everything, form=form.value, kinds_max=limit)
@@ -94,7 +106,7 @@ def show(
         raise ConfigError(
             "Either TOPIC/PARTITION/OFFSET or --where, not both and not neither.", field="letter"
         )
-    found = table_config(shared_of(context, config, verbose), data_dir, settings(changes or ()))
+    found = _of_one(shared_of(context, config, verbose), data_dir, changes)
     from k2i_tasks import cli_letter_views
 
     return cli_letter_views.show_letters(
@@ -116,7 +128,7 @@ def replay(
     verbose: VerboseOption = 0,
 ) -> int:
     """Decode open letters again, as configured now, and put them into the table, each once."""
-    found = table_config(shared_of(context, config, verbose), data_dir, settings(changes or ()))
+    found = _of_one(shared_of(context, config, verbose), data_dir, changes)
     from k2i_tasks import cli_letter_views
 
     return cli_letter_views.replay_letters(found, where, dry_run=dry_run, as_json=as_json)

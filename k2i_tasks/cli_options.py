@@ -83,6 +83,21 @@ def loaded(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     return load_config(path, environ=os.environ, overrides=overrides or {})
 
 
+def of_one_table(config: Config) -> Config:
+    """`config`, if it is of one topic and its table.
+
+    Raises:
+        ConfigError: it is of many.
+    """
+    if config.routing.enabled:
+        raise ConfigError(
+            "The configuration has many topics, and this is about one of them.",
+            field="routing.topic",
+            remedy="Name it: --set routing.topic=NAME, or K2I_ROUTING_TOPIC=NAME.",
+        )
+    return config
+
+
 def settings(items: Iterable[str]) -> dict[str, Any]:
     """What `--set SECTION.KEY=VALUE` options say: `section.key` to text.
 

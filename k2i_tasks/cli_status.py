@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,6 +101,8 @@ def status_view(report: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head, _components(report["components"])]
     if isinstance(report.get("records"), dict):
         parts.append(_figures(report))
+    if isinstance(report.get("tables"), list):
+        parts.append(_tables([one for one in report["tables"] if isinstance(one, dict)]))
     for note in list(report.get("last_errors") or ())[-3:]:
         if isinstance(note, dict):
             text = f"{_text(note.get('component', ''))}: {_text(note.get('message', ''))}"
@@ -142,6 +144,29 @@ def _figures(report: Mapping[str, Any]) -> Table:
     table.add_column(justify="right")
     for name, value in rows:
         table.add_row(name, value)
+    return table
+
+
+def _tables(reports: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bright_black")
+    for name in ("topic", "table", "status", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("rows committed", "dead letters", "lag", "newest row"):
+        table.add_column(name, justify="right")
+    for one in reports:
+        records = one.get("records")
+        records = records if isinstance(records, dict) else {}
+        word = _text(one.get("status", "unknown"))
+        table.add_row(
+            _text(one.get("topic", "")),
+            _text(one.get("table", "")),
+            Text(word, _STYLES.get(word, "bright_black")),
+            _text(one.get("state", "")),
+            count(_number(records, "committed_rows")),
+            count(_number(records, "dead_letters")),
+            count(_number(one, "lag_total")),
+            _age(one.get("freshness_seconds")),
+        )
     return table
 
 

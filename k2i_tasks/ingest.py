@@ -24,7 +24,8 @@ from k2i_tasks import logs
 from k2i_tasks.cli_options import say
 from k2i_tasks.collector import postponed, relaxed
 from k2i_tasks.config import Config
-from k2i_tasks.errors import EXIT_SIGNAL, Component, K2IError, ServiceError
+from k2i_tasks.errors import EXIT_SIGNAL, Component, ConfigError, K2IError, ServiceError
+from k2i_tasks.fleet import Fleet
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import TrackerFactory
 from k2i_tasks.runner import Runner
@@ -158,9 +159,10 @@ def _hosted(
 ) -> Status:
     with postponed():
         from k2i_tasks.wiring import build_runner, embedded
+        from k2i_tasks.wiring_fleet import build_fleet
 
     metrics = Metrics()
-    holder: list[Runner] = []
+    holder: list[Runner | Fleet] = []
 
     def status() -> Status | None:
         return holder[0].status() if holder else None
@@ -171,12 +173,20 @@ def _hosted(
     if options.demo:
         broker = embedded(config, options.max_messages, lambda: _consumed(holder))
         config = stack.enter_context(broker)
-    runner = build_runner(
-        config,
-        tracker_factory=tracker_factory,
-        metrics=metrics,
-        records_max=options.max_messages,
-    )
+    runner: Runner | Fleet
+    if config.routing.by_value:
+        _refuse_part(config)
+    if config.routing.enabled:
+        _refuse_count(options)
+        runner = build_fleet(config, tracker_factory=tracker_factory, metrics=metrics)
+    else:
+        runner = build_runner(
+            config,
+            tracker_factory=tracker_factory,
+            metrics=metrics,
+            records_max=options.max_messages,
+        )
+    metrics.watch(runner.status)
     holder.append(runner)
     stopper.attach(runner.request_drain)
     links = Links(options.prefect_ui, health.url, exposition.url, options.query_command)
@@ -195,6 +205,24 @@ def _hosted(
         if final.epoch:  # else it never came to own the table: the error says it all
             durations = {"flush": metrics.flush_durations, "commit": metrics.commit_durations}
             print_summary(final, durations, options.query_command)
+
+
+def _refuse_part(config: Config) -> None:
+    if not config.routing.enabled:
+        raise ConfigError(
+            "The records of one topic go to several tables: all are written, or none.",
+            field="routing.topic",
+            remedy="Leave routing.topic out.",
+        )
+
+
+def _refuse_count(options: IngestOptions) -> None:
+    if options.max_messages is not None:
+        raise ConfigError(
+            "--max-messages counts the records of one topic, and [routing] has many.",
+            field="max-messages",
+            remedy="Use --duration, or read one topic by kafka.topic.",
+        )
 
 
 def _servers(
@@ -240,8 +268,8 @@ def _configure_logs(config: Config, options: IngestOptions, live: bool, stack: E
         stack.callback(logs.configure, level, form, verbose=options.verbose)
 
 
-def _consumed(holder: list[Runner]) -> int:
-    return holder[0].progress.records_consumed if holder else 0
+def _consumed(holder: list[Runner | Fleet]) -> int:
+    return holder[0].status().records_consumed if holder else 0
 
 
 def query_command(place: Sequence[str], table: str) -> str:
@@ -249,8 +277,10 @@ def query_command(place: Sequence[str], table: str) -> str:
 
     Args:
         place: the words that say which table it is, such as `--config` and `k2i.toml`.
-        table: its dotted name.
+        table: its dotted name; empty where there are several, and so no one command.
     """
+    if not table:
+        return ""
     beside = Path(sys.executable).with_name("k2i")
     here = Path.cwd()
     if not beside.exists():

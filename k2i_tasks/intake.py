@@ -68,6 +68,20 @@ class Intake:
         if not self._stops:
             self._source.resume()
 
+    def stand_still(self) -> None:
+        """The buffer is full."""
+        self.pause()
+        self._progress.paused = True
+        self._progress.pauses += 1
+        self._meter.on_pause()
+        log.info("buffer is full: consumption pauses")
+
+    def go_on(self) -> None:
+        """The buffer has room again."""
+        self.resume()
+        self._progress.paused = False
+        log.info("buffer has room: consumption resumes")
+
     def poll(
         self, max_records: int, timeout_seconds: float, *, room_bytes: int, empty: bool
     ) -> list[DecodedBatch]:

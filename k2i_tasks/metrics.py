@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
@@ -24,6 +24,7 @@ from k2i_tasks.types import Job, Offsets, RunState, SealReason, Status, TableCom
 FLUSH_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SEAL_TO_COMMIT_BUCKETS_SECONDS = (*FLUSH_BUCKETS_SECONDS, 120.0, 300.0, 600.0)
 SYNC_BUCKETS_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
+_OVER = (RunState.STOPPED, RunState.FAILED)
 #: Of each kind of duration, the newest ones kept for exact percentiles.
 DURATIONS_KEPT = 10_000
 
@@ -87,14 +88,39 @@ class StatusCollector(Collector):
         for component, state in sorted(status.components.items()):
             health.add_metric([component, state.status.value], 1)
         yield health
+        if status.tables:
+            yield from _by_table(status.tables)
 
     def describe(self) -> Iterator[Metric]:
         """Nothing in advance: a registry must not need a run to be built."""
         return iter(())
 
 
+#: Name, help and value of what a run over several tables tells of each.
+_OF_TABLES: tuple[tuple[str, str, Callable[[Status], float | None]], ...] = (
+    ("up", "1 while the table's run is alive", lambda one: float(one.state not in _OVER)),
+    ("ready", "1 while the table is ingested", lambda one: float(one.state is RunState.RUNNING)),
+    ("records_consumed", "Records consumed by its run", lambda one: one.records_consumed),
+    ("rows_committed", "Rows committed by its run", lambda one: one.rows_committed),
+    ("dead_letters", "Records refused by its run", lambda one: one.dead_letters),
+    ("lag", "Records not yet consumed", lambda one: sum(one.lag.values())),
+    ("buffer_size_bytes", "Bytes in its buffer", lambda one: one.buffer_bytes),
+    ("freshness_seconds", "Age of its newest row", lambda one: one.freshness_seconds),
+)
+
+
+def _by_table(tables: Sequence[Status]) -> Iterator[Metric]:
+    for name, help_text, value_of in _OF_TABLES:
+        family = GaugeMetricFamily(f"k2i_table_{name}", help_text, labels=["topic", "table"])
+        for one in tables:
+            value = value_of(one)
+            if value is not None:
+                family.add_metric([one.topic, one.table], value)
+        yield family
+
+
 def _single_gauges(status: Status) -> Iterator[tuple[str, str, float]]:
-    up = status.state not in (RunState.STOPPED, RunState.FAILED)
+    up = status.state not in _OVER
     yield "k2i_up", "1 while the run is alive", float(up)
     yield "k2i_start_time_seconds", "Start of the run, unix time", status.started_at
     yield "k2i_buffer_size_bytes", "Bytes in the hot buffer", status.buffer_bytes

@@ -95,6 +95,7 @@ class Runner:
         self._meter = meter
         self._clock = clock
         self._settings = settings
+        self._limits = settings.limits
         self._prefix = batch_prefix
         self._shares = 0
         self._drain_asked = threading.Event()
@@ -112,6 +113,7 @@ class Runner:
             operations,
             start_rule,
             settings,
+            limits=lambda: self._limits,
             decoder_for=decoder_for,
             intake=self._intake,
             calls=calls,
@@ -134,6 +136,11 @@ class Runner:
         if not self._drain_asked.is_set():
             log.info("draining: %s", reason)
             self._drain_asked.set()
+
+    def resize(self, buffer_bytes: int) -> None:
+        """Changes the bound of the buffer. Any thread."""
+        self._limits = self._settings.limits.within(buffer_bytes)
+        self.progress.buffer_bytes_max = buffer_bytes
 
     # The run.
 
@@ -206,7 +213,7 @@ class Runner:
         # Batch ids are unique over all shares: by them the table knows what has landed.
         self._shares += 1
         prefix = self._prefix if self._shares == 1 else f"{self._prefix}.{self._shares}"
-        self._engine = Engine(self._settings.limits, share.offsets, batch_prefix=prefix)
+        self._engine = Engine(self._limits, share.offsets, batch_prefix=prefix)
         self._upkeep.begin(share.offsets)
         for decoded in share.batches:
             self._arrive(decoded)
@@ -259,6 +266,7 @@ class Runner:
 
     def _turn(self) -> None:
         now = self._clock.monotonic()
+        self._engine.limits = self._limits
         self._take_outcomes(now)
         if self._drain_asked.is_set() and not self._engine.stopped:
             self._drain(now)
@@ -266,10 +274,9 @@ class Runner:
         if now >= self._next_housekeeping:
             self._housekeeping(now)
         wanted = self._poll_records(self._engine.poll_budget())
-        if self._engine.stopped:
-            return
-        if wanted == 0:
+        if wanted == 0 and not self._engine.stopped:
             self._underway.wait(POLL_SECONDS)
+        if wanted == 0 or self._engine.stopped:
             return
         for decoded in self._read(lambda: self._take_in(wanted)):
             self._arrive(decoded)
@@ -357,15 +364,9 @@ class Runner:
                 case Release(batch_id):
                     self.buffer.release(batch_id)
                 case Pause():
-                    self._intake.pause()
-                    self.progress.paused = True
-                    self.progress.pauses += 1
-                    self._meter.on_pause()
-                    log.info("buffer is full: consumption pauses")
+                    self._intake.stand_still()
                 case Resume():
-                    self._intake.resume()
-                    self.progress.paused = False
-                    log.info("buffer has room: consumption resumes")
+                    self._intake.go_on()
                 case Stop(error):
                     if self._error is not None and error is not None:
                         log.error("%s", error)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from k2i_tasks.batch_calls import BatchCalls
+from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.intake import Intake
 from k2i_tasks.operations import Operations
@@ -44,6 +45,7 @@ class Takeover:
 
     Args:
         source, operations, start_rule, settings: what the run works with.
+        limits: the bounds of the buffer, as they are now.
         decoder_for: makes the decoder, given the table's payload schema (None: no table yet).
         intake: given the decoder.
         calls: runs steps under the retry policy.
@@ -59,6 +61,7 @@ class Takeover:
         start_rule: StartRule,
         settings: Settings,
         *,
+        limits: Callable[[], Limits],
         decoder_for: Callable[[pa.Schema | None], Decoder],
         intake: Intake,
         calls: BatchCalls,
@@ -70,6 +73,7 @@ class Takeover:
         self._operations = operations
         self._start_rule = start_rule
         self._settings = settings
+        self._limits = limits
         self._decoder_for = decoder_for
         self._intake = intake
         self._calls = calls
@@ -130,14 +134,14 @@ class Takeover:
         self._progress.state = RunState.RUNNING
         # A topic that nothing of can be decoded gets a table for its coordinates in the end:
         # dead letters, too, have a bound in memory.
-        enough = self._settings.limits.flush_bytes
+        enough = self._limits().flush_bytes
         while decoder.schema is None and sum(batch.nbytes for batch in first) < enough:
             if self._source.rebalanced:
                 self._progress.forget_records()
                 return None
             first += self._intake.look(advance=False)
             start.update(self._source.new_partitions())
-            wanted = self._budget(self._settings.limits.poll_records_max)
+            wanted = self._budget(self._limits().poll_records_max)
             if self._drain_asked.is_set():
                 break
             first += self._first_records(wanted, sum(batch.nbytes for batch in first))
@@ -167,7 +171,7 @@ class Takeover:
         return Share(recovered, tuple(first))
 
     def _first_records(self, wanted: int, used_bytes: int) -> list[DecodedBatch]:
-        room_bytes = self._settings.limits.buffer_bytes_max - used_bytes
+        room_bytes = self._limits().buffer_bytes_max - used_bytes
         empty = used_bytes == 0
         return self._intake.poll(wanted, POLL_SECONDS, room_bytes=room_bytes, empty=empty)
 

@@ -135,7 +135,9 @@ def _body(status: Status, seen: Seen, width_chars: int, left_lines: int) -> list
         left_lines -= noted + 1
     body: list[RenderableType] = []
     room = left_lines - 2
-    if room >= 1 and status.positions:
+    if room >= 1 and status.tables:
+        body += [Text(""), parts.tables(status, width_chars, room)]
+    elif room >= 1 and status.positions:
         if width_chars >= WIDTH_OF_TWO_COLUMNS - 4:
             body += [Text(""), _side_by_side(status, seen, room)]
         else:

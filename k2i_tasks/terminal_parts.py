@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rich.console import RenderableType
+from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -182,6 +182,48 @@ def partitions(status: Status, rows_max: int) -> Table:
         total = sum(status.lag.values())
         table.add_row(Text(name, LABEL), "", "", _number(waiting), _number(total))
     return table
+
+
+def tables(status: Status, width_chars: int, rows_max: int) -> Table:
+    """What each of several tables does: the troubled first, then those with the most lag.
+
+    Args:
+        status: of a run over several tables.
+        width_chars: columns there are; of few, only what matters most is shown.
+        rows_max: most rows below the header; at least 1.
+    """
+    columns = ["state", "lag"]
+    columns += ["messages/s", "committed"] if width_chars >= 70 else []
+    columns += ["newest row"] if width_chars >= 90 else []
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=LABEL)
+    table.add_column("topic", no_wrap=True, overflow="ellipsis", ratio=1)
+    if width_chars >= 90:
+        table.add_column("table", no_wrap=True, overflow="ellipsis", ratio=1, style=LABEL)
+    for name in columns:
+        justify: JustifyMethod = "left" if name == "state" else "right"
+        table.add_column(name, justify=justify, no_wrap=True, min_width=len(name))
+    ordered = sorted(status.tables, key=_urgency)
+    shown = ordered[: rows_max if len(ordered) <= rows_max else rows_max - 1]
+    for one in shown:
+        lag = sum(one.lag.values())
+        figures = {
+            "state": Text(one.state.value, STATE_STYLES[one.state]),
+            "lag": Text(short_count(lag), "" if lag else LABEL),
+            "messages/s": Text(short_count(one.records_per_second)),
+            "committed": Text(short_count(one.rows_committed)),
+            "newest row": Text(_age(one.freshness_seconds)),
+        }
+        names = [clean(one.topic)] + ([clean(one.table)] if width_chars >= 90 else [])
+        table.add_row(*names, *(figures[name] for name in columns))
+    rest = len(ordered) - len(shown)
+    if rest:
+        table.add_row(Text(f"and {rest} more", LABEL))
+    return table
+
+
+def _urgency(status: Status) -> tuple[bool, int, str]:
+    well = status.state in (RunState.RUNNING, RunState.STARTING)
+    return well, -sum(status.lag.values()), status.topic
 
 
 def _waiting(status: Status, tp: TopicPartition) -> int:

@@ -13,6 +13,8 @@ from k2i_tasks.config import Config
 from k2i_tasks.local_server import LocalServer
 from k2i_tasks.types import Status
 
+#: Topics that a name tells of.
+NAMES_SHOWN_MAX = 3
 #: Read by Prefect when it is imported; what the operator has set stays.
 PROCESS_SETTINGS: dict[str, str] = {
     # Unbounded by default: a long outage would fill the memory with unsent task run states.
@@ -65,8 +67,8 @@ def choose_tracking(
         server = LocalServer(home, config.prefect.server_host, config.prefect.server_port)
         environ["PREFECT_API_URL"] = url = server.url
     options = ShowOptions(
-        topic=config.kafka.topic,
-        table=f"{config.iceberg.database_name}.{config.iceberg.table_name}",
+        topic=shown_topic(config),
+        table=shown_table(config),
         generation_seconds=config.prefect.generation_seconds,
         generation_task_runs=config.prefect.generation_task_runs,
         artifact_interval_seconds=config.prefect.artifact_interval_seconds,
@@ -88,6 +90,23 @@ def choose_tracking(
         return companion.tracker
 
     return Tracking(factory, _ui_url(environ, url))
+
+
+def shown_topic(config: Config) -> str:
+    """What is read, for people: a topic, several, or a pattern."""
+    routing = config.routing
+    if not routing.enabled:
+        return config.kafka.topic
+    parts = [*routing.topics, *([f"/{routing.topic_pattern}/"] if routing.topic_pattern else [])]
+    shown = ", ".join(parts[:NAMES_SHOWN_MAX])
+    rest = len(parts) - NAMES_SHOWN_MAX
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def shown_table(config: Config) -> str:
+    """Where it goes, for people: a table, or a namespace of tables."""
+    name = "*" if config.routing.enabled else config.iceberg.table_name
+    return f"{config.iceberg.database_name}.{name}"
 
 
 def _ui_url(environ: MutableMapping[str, str], url: str | None) -> str | None:

@@ -116,6 +116,22 @@ class RawBatch:
         rest = {tp: OffsetRange(at[tp], span.end) for tp, span in spans if span.end > at[tp]}
         return self._part(slice(None, records), first), self._part(slice(records, None), rest)
 
+    def chosen(self, records: npt.NDArray[np.int64], ranges: Ranges) -> RawBatch:
+        """Those of `records`, rising indices, as what is there in `ranges`."""
+        picked = records.tolist()
+        keys, values = [self.keys[n] for n in picked], [self.values[n] for n in picked]
+        return RawBatch(
+            topic=self.topic,
+            partitions=self.partitions[records],
+            offsets=self.offsets[records],
+            timestamps_ms=self.timestamps_ms[records],
+            keys=keys,
+            values=values,
+            headers=None if self.headers is None else [self.headers[n] for n in picked],
+            ranges=ranges,
+            payload_bytes=sum(len(one) for one in (*keys, *values) if one),
+        )
+
     def _part(self, which: slice, ranges: Ranges) -> RawBatch:
         keys, values = self.keys[which], self.values[which]
         return RawBatch(
@@ -338,7 +354,7 @@ class Status:
     """Everything that a view, a probe or a summary shows of one run, taken at one moment.
 
     Times are unix seconds unless the name says otherwise; rates are per second over the last
-    few seconds.
+    few seconds. Of a run over several tables, `tables` has each of them, and the rest is their sum.
     """
 
     state: RunState
@@ -369,6 +385,7 @@ class Status:
     last_errors: tuple[ErrorNote, ...]
     components: Mapping[str, ComponentHealth]
     refusals: tuple[Refusal, ...] = ()
+    tables: tuple[Status, ...] = ()
 
     @property
     def freshness_seconds(self) -> float | None:

@@ -31,7 +31,7 @@ from k2i_tasks.kafka.start import lost_ranges, start_offsets
 from k2i_tasks.letterbox import Letterbox, claim_of
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.operations import Operations, Tables
-from k2i_tasks.ports import Settings, TrackerFactory
+from k2i_tasks.ports import Settings, Source, TrackerFactory
 from k2i_tasks.runner import Runner
 from k2i_tasks.types import Offsets, Ranges
 from k2i_tasks.wal.log import WriteAheadLog
@@ -50,34 +50,47 @@ def build_runner(
     tracker_factory: TrackerFactory,
     metrics: Metrics,
     records_max: int | None = None,
+    clients: int = 1,
+    source: Source | None = None,
+    start_rule: StartRule | None = None,
 ) -> Runner:
     """Everything one run needs, ready to `run()`. Opens the log folder; reaches no service yet.
+
+    Args:
+        config: of one topic and its table.
+        tracker_factory: makes what runs flushes and commits.
+        metrics: told what happens.
+        records_max: records after which it drains; None for no end.
+        clients: Kafka clients that share this process's memory.
+        source: where records come from; the whole topic when None.
+        start_rule: where reading starts; as configured when None.
 
     Raises:
         K2IError: a secret cannot be read, the log folder is in use or not writable.
     """
     resolved = secrets.opened(config)
     owner = uuid.uuid4().hex
-    source = KafkaSource(
-        consumer_settings(config.kafka, resolved),
-        config.kafka.topic,
-        poll_records_max=config.kafka.batch_size,
-        max_message_bytes=config.kafka.max_message_bytes,
-        watch_seconds=config.kafka.metadata_refresh_seconds,
-        accept_gaps=config.kafka.on_gap == "continue",
-        shared=config.kafka.assignment == "group",
+    kafka = config.kafka
+    source = source or KafkaSource(
+        consumer_settings(kafka, resolved, clients=clients),
+        kafka.topic,
+        poll_records_max=kafka.batch_size,
+        max_message_bytes=kafka.max_message_bytes,
+        watch_seconds=kafka.metadata_refresh_seconds,
+        accept_gaps=kafka.on_gap == "continue",
+        shared=kafka.assignment == "group",
     )
     decoders = Decoders(config, resolved)
     journal = open_journal(config, metrics)
     operations = build_operations(config, resolved, owner, journal, source.commit_offsets)
     clock = SystemClock()
-    runner = Runner(
+    return Runner(
         topic=config.kafka.topic,
         table=".".join(config.iceberg.identifier),
         source=source,
         operations=operations,
         decoder_for=lambda schema: decoders.decoder(schema, ahead=True),
-        start_rule=StartRule(config),
+        start_rule=start_rule or StartRule(config),
         tracker_factory=tracker_factory,
         meter=metrics,
         clock=clock,
@@ -85,8 +98,6 @@ def build_runner(
         batch_prefix=owner[:12],
         upkeep_factory=upkeep_of(config, resolved, operations.lane, metrics, clock),
     )
-    metrics.watch(runner.status)
-    return runner
 
 
 def open_journal(config: Config, metrics: Metrics) -> Journal:

@@ -54,7 +54,9 @@ class Decoders:
         column = "" if keys.type == "raw" else keys.column
         columns = MetadataColumns(**names.model_dump(), decoded_key=column)
         subject = latest_subject(self._config) if ahead else None
-        value = self._one(kafka.format.type, columns, schema, subject)
+        value = self._one(
+            kafka.format.type, columns, schema, subject, message_type=kafka.format.message_type
+        )
         if not column:
             return value
         subject = key_subject(self._config) if ahead else None
@@ -63,7 +65,13 @@ class Decoders:
         return KeyedDecoder(value, key, column)
 
     def _one(
-        self, kind: str, columns: MetadataColumns, schema: pa.Schema | None, subject: str | None
+        self,
+        kind: str,
+        columns: MetadataColumns,
+        schema: pa.Schema | None,
+        subject: str | None,
+        *,
+        message_type: str | None = None,
     ) -> Decoder:
         """The decoder of a format, which has looked at the latest schema of `subject`, if any."""
         limit, mode = self._config.kafka.max_message_bytes, self._config.schema_evolution.mode
@@ -84,11 +92,17 @@ class Decoders:
             unknown_seconds=float(self._config.kafka.format.cache_ttl_seconds),
         )
         if subject is not None:
-            _look_ahead(kind, decoder, self._schemas, subject)
+            _look_ahead(kind, decoder, self._schemas, subject, message_type)
         return decoder
 
 
-def _look_ahead(kind: str, decoder: RegisteredDecoder, schemas: Schemas, subject: str) -> None:
+def _look_ahead(
+    kind: str,
+    decoder: RegisteredDecoder,
+    schemas: Schemas,
+    subject: str,
+    message_type: str | None,
+) -> None:
     """Takes in the columns of the subject's latest schema; without it records bring theirs."""
     from k2i_tasks.codecs.registered import columns_of
 
@@ -97,7 +111,7 @@ def _look_ahead(kind: str, decoder: RegisteredDecoder, schemas: Schemas, subject
         if latest is None:
             log.info("subject %s has no schema yet: the first records bring one", subject)
             return
-        decoder.adopt(columns_of(kind, latest))
+        decoder.adopt(columns_of(kind, latest, message_type))
     except (DecodeError, TransientError) as error:
         log.warning("the latest schema of %s is not looked at: %s", subject, error)
 

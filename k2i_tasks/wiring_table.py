@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from k2i_tasks import secrets
 from k2i_tasks.config import Config
-from k2i_tasks.errors import K2IError
+from k2i_tasks.config.routes import plan
+from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
 from k2i_tasks.iceberg.beside import table_and_letters
 from k2i_tasks.iceberg.catalog import (
     check_catalog,
@@ -20,6 +21,7 @@ from k2i_tasks.iceberg.fixed import FixedTable, sink_record
 from k2i_tasks.iceberg.positions import PositionColumns
 from k2i_tasks.iceberg.schema import payload_columns
 from k2i_tasks.kafka.client import consumer_settings
+from k2i_tasks.kafka.discovery import TopicNames
 from k2i_tasks.kafka.policy import look_at
 from k2i_tasks.kafka.ranges import RangeReader, reading_settings
 from k2i_tasks.kafka.sent_letters import sent_letters
@@ -40,6 +42,9 @@ def check_connections(config: Config) -> list[tuple[str, str | None]]:
     resolved = secrets.opened(config)
 
     def broker() -> None:
+        if config.routing.enabled:
+            _must_have_topics(config, resolved)
+            return
         source = KafkaSource(consumer_settings(config.kafka, resolved), config.kafka.topic)
         try:
             source.inspect(10.0)
@@ -50,12 +55,32 @@ def check_connections(config: Config) -> list[tuple[str, str | None]]:
     catalog = _tried(lambda: check_catalog(iceberg, resolved))
     store = "not tried, since the catalog is asked where it is"
     schemas = schemas_of(config, resolved)
+    many = config.routing.enabled
     return [
-        (f"Kafka topic {config.kafka.topic}", _tried(broker)),
+        ("Kafka's topics" if many else f"Kafka topic {config.kafka.topic}", _tried(broker)),
         *([(f"schema registry {schemas.where}", _tried(schemas.check))] if schemas else []),
         (f"{iceberg.catalog_type} catalog", catalog),
         ("object store", store if catalog else _tried(lambda: check_store(iceberg, resolved))),
     ]
+
+
+def _must_have_topics(config: Config, resolved: Mapping[str, str]) -> None:
+    """Refuses topics that were chosen and are not there, or have no table.
+
+    Raises:
+        K2IError: the first of them, or why Kafka cannot be asked.
+    """
+    known = TopicNames(consumer_settings(config.kafka, resolved)).ask(LOOK_SECONDS)
+    topics = config.chosen_topics(known)
+    for topic in topics:
+        if topic not in known:
+            raise ServiceError(
+                f"There is no topic {topic}.",
+                component=Component.KAFKA,
+                remedy="Make it, or correct routing.topics.",
+            )
+    for topic, why in plan(config, topics, config.routing.max_tables).refused.items():
+        raise ConfigError(f"Topic {topic} is not read: {why}", field="routing")
 
 
 def _tried(check: Callable[[], object]) -> str | None:
@@ -109,6 +134,12 @@ def verify_table(
         ConfigError: rows cannot be told apart with this configuration.
         K2IError: Kafka, the catalog or the store cannot be read.
     """
+    if config.routing.by_value:
+        raise ConfigError(
+            "This table has only some records of its topic, by their values: it cannot be compared "
+            "with the topic.",
+            field="routing.topic",
+        )
     resolved = secrets.opened(config)
     iceberg, kafka = config.iceberg, config.kafka
     catalog = open_catalog(iceberg, resolved)

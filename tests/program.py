@@ -30,6 +30,7 @@ class Program:
         topic: the topic; also the table's name.
         rest: a REST catalog; None for SQLite in the folder.
         extra: further TOML, after all else.
+        routing: TOML of `[routing]`, in place of the topic and its table.
         environ: further variables.
         tracked: whether it is shown in Prefect, as the environment says where.
         prefix: what its command begins with, to be run somewhere else.
@@ -41,6 +42,7 @@ class Program:
     topic: str
     rest: CatalogAt | None = None
     extra: str = ""
+    routing: str = ""
     environ: dict[str, str] = field(default_factory=dict)
     tracked: bool = False
     prefix: tuple[str, ...] = ()
@@ -61,10 +63,12 @@ class Program:
         return path
 
     def _toml(self) -> str:
+        topic = "" if self.routing else f'topic = "{self.topic}"'
+        table = "" if self.routing else f'table_name = "{self.table}"'
         return f"""
 [kafka]
 bootstrap_servers = ["{self.bootstrap}"]
-topic = "{self.topic}"
+{topic}
 consumer_group = "test-{self.topic}"
 batch_size = 5000
 auto_offset_reset = "earliest"
@@ -72,7 +76,7 @@ format = {{ type = "json" }}
 
 [iceberg]
 database_name = "tests"
-table_name = "{self.table}"
+{table}
 compression = "zstd"
 {self._catalog()}
 
@@ -93,6 +97,7 @@ log_format = "text"
 [run]
 drain_timeout_seconds = 60
 retry_budget_seconds = 30
+{self.routing}
 {self.extra}
 """
 

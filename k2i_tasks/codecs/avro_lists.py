@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from k2i_tasks.codecs.avro_leaves import BytesReader, Reader
 from k2i_tasks.codecs.avro_rows import MAX_EMPTY_ITEMS, Rows
@@ -26,7 +25,7 @@ from k2i_tasks.codecs.avro_schema import (
 )
 from k2i_tasks.codecs.avro_types import column_type
 from k2i_tasks.codecs.avro_walk import Skip, read_count, skipper
-from k2i_tasks.codecs.vector import Positions
+from k2i_tasks.codecs.vector import Positions, last_of_each, list_offsets
 
 #: A round costs what about this many steps of a walk cost.
 FEW_ROWS = 48
@@ -290,7 +289,7 @@ class ListReader:
 
     def read(self, rows: Rows) -> pa.Array:
         places, items = self._items.read(rows)
-        return pa.ListArray.from_arrays(_offsets(places, len(rows)), items, type=self.type)
+        return pa.ListArray.from_arrays(list_offsets(places, len(rows)), items, type=self.type)
 
 
 class MapReader:
@@ -306,11 +305,11 @@ class MapReader:
     def read(self, rows: Rows) -> pa.Array:
         places, entries = self._items.read(rows)
         keys = entries.field(0)
-        kept = _last_of_each(places, keys)
+        kept = last_of_each(places, keys)
         if kept is not None:
             places, entries = places[kept], entries.take(pa.array(kept))
             keys = entries.field(0)
-        offsets = _offsets(places, len(rows))
+        offsets = list_offsets(places, len(rows))
         return pa.MapArray.from_arrays(offsets, keys, entries.field(1), type=self.type)
 
 
@@ -330,20 +329,3 @@ def _flattened(counts: npt.NDArray[np.int64]) -> tuple[Positions, Positions]:
     """For lists of `counts` items: the index of each list's first, and each item's list."""
     offsets = np.cumsum(counts) - counts
     return offsets, np.repeat(np.arange(len(counts)), counts)
-
-
-def _offsets(places: Positions, count: int) -> pa.Array:
-    offsets = np.zeros(count + 1, np.int32)
-    np.cumsum(np.bincount(places, minlength=count), out=offsets[1:])
-    return pa.array(offsets)
-
-
-def _last_of_each(places: Positions, keys: pa.StringArray) -> Positions | None:
-    """Entries without those whose key comes again in their row; None if none does."""
-    coded = keys.dictionary_encode()
-    both = places * len(coded.dictionary) + coded.indices.to_numpy()
-    if pc.count_distinct(pa.array(both)).as_py() == len(both):
-        return None
-    # The first from behind is the last.
-    _, last = np.unique(both[::-1], return_index=True)
-    return np.sort(len(both) - 1 - last)

@@ -7,34 +7,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from k2i_tasks.codecs.chunked import Failures
 from k2i_tasks.codecs.vector import NO_ROWS, Positions, Read, Source, read_varints, zigzag
-from k2i_tasks.errors import DecodeError
 
 #: Items without bytes (nulls, empty records) that the lists of one payload may have in all. A
 #: payload of ten bytes could claim 2^62 of them.
 MAX_EMPTY_ITEMS = 4_096
 
 
-class Failures:
-    """The first reason of each of n payloads that has failed.
+class AvroFailures(Failures):
+    """Why payloads have failed, and what counts towards a limit.
 
     Attributes:
-        reasons: payload -> why.
-        failed: marks the same payloads.
         empty_items: number of items without bytes, by payload.
     """
 
     def __init__(self, count: int) -> None:
-        self.reasons: dict[int, DecodeError] = {}
-        self.failed = np.zeros(count, bool)
+        super().__init__(count)
         self.empty_items = np.zeros(count, np.int64)
-
-    def add(self, payloads: Positions, code: str, what: str) -> None:
-        """Marks `payloads` as failed; `what` is told of those that had not failed before."""
-        fresh = payloads[~self.failed[payloads]]
-        self.failed[fresh] = True
-        for payload in fresh.tolist():
-            self.reasons.setdefault(payload, DecodeError(code, what))
 
 
 class Rows:
@@ -53,7 +43,12 @@ class Rows:
     __slots__ = ("at", "ends", "failures", "owners", "source")
 
     def __init__(
-        self, source: Source, at: Positions, ends: Positions, owners: Positions, failures: Failures
+        self,
+        source: Source,
+        at: Positions,
+        ends: Positions,
+        owners: Positions,
+        failures: AvroFailures,
     ) -> None:
         self.source = source
         self.at = at

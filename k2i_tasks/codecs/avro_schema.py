@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from k2i_tasks.errors import SchemaConflictError
+from k2i_tasks.errors import DecodeError
 
 #: Bounds of a schema: what a table holds, far above what people write.
 MAX_TYPES = 10_000
@@ -114,7 +114,7 @@ def parse_schema(schema: str, references: Mapping[str, str] | Sequence[str] = ()
             a mapping are used in errors only.
 
     Raises:
-        SchemaConflictError: the schema is none, or one that no table's columns can hold; says
+        DecodeError: the schema is none, or one that no table's columns can hold; says
             what and where.
     """
     names = _Names()
@@ -157,10 +157,7 @@ def short_name(kind: AvroType) -> str:
 
 def _refuse(what: str, where: str) -> NoReturn:
     place = f" at {where!r}" if where else ""
-    raise SchemaConflictError(
-        f"The Avro schema{place}: {what}.",
-        remedy="Correct the schema in the registry, or ingest the topic as raw bytes.",
-    )
+    raise DecodeError("schema.invalid", f"The Avro schema{place}: {what}.")
 
 
 def _loaded(text: str, which: str) -> Any:
@@ -343,7 +340,7 @@ def _logical(schema: Mapping[str, Any], kind: str, size: int | None, where: str)
     """The logical type, if it fits.
 
     Raises:
-        SchemaConflictError: a decimal of more digits than a table's column can have.
+        DecodeError: a decimal of more digits than a table's column can have.
     """
     name = schema.get("logicalType")
     if not isinstance(name, str) or kind not in _LOGICAL.get(name, ()):

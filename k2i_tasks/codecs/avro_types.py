@@ -18,7 +18,7 @@ from k2i_tasks.codecs.avro_schema import (
     Union,
     short_name,
 )
-from k2i_tasks.errors import SchemaConflictError
+from k2i_tasks.errors import DecodeError
 
 VALUE = "value"
 
@@ -117,7 +117,7 @@ def branch_names(branches: Sequence[AvroType]) -> list[str]:
     """A name for each branch of a union, different from the others' whatever the case.
 
     Raises:
-        SchemaConflictError: their full names differ in nothing but case or dots.
+        DecodeError: their full names differ in nothing but case or dots.
     """
     names = [short_name(branch) for branch in branches]
     lower = [name.lower() for name in names]
@@ -126,5 +126,5 @@ def branch_names(branches: Sequence[AvroType]) -> list[str]:
             names[place] = branch.name.replace(".", "_")
     if len({name.lower() for name in names}) < len(names):
         what = f"The Avro schema: branches of a union cannot be told apart: {', '.join(names)}."
-        raise SchemaConflictError(what, remedy="Rename one of them in the schema.")
+        raise DecodeError("schema.invalid", what)
     return names

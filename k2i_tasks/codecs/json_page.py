@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -109,8 +110,20 @@ class Page:
         by_bytes = int(np.searchsorted(self._ends, limit, side="right"))
         return max(start + 1, min(start + records_max, by_bytes, len(self)))
 
-    def read(self, start: int, end: int, schema: pa.Schema) -> pa.Table:
+    def read(
+        self,
+        start: int,
+        end: int,
+        schema: pa.Schema,
+        *,
+        others: Literal["error", "ignore"] = "error",
+    ) -> pa.Table:
         """Payloads [start, end) as a table of wire types, one row each. Must not block.
+
+        Args:
+            start, end: places, start < end.
+            schema: columns.
+            others: whether members that are no columns are refused.
 
         Raises:
             RefusedError: a payload is not one document of these columns, or is not JSON.
@@ -122,9 +135,7 @@ class Page:
                 pa.BufferReader(part),
                 # One block: a block that ends inside a payload would cut it at a newline.
                 pyarrow.json.ReadOptions(use_threads=False, block_size=last - first + 1),
-                pyarrow.json.ParseOptions(
-                    explicit_schema=schema, unexpected_field_behavior="error"
-                ),
+                pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
             )
         except pa.ArrowInvalid as error:
             raise _refusal(str(error), end - start) from None

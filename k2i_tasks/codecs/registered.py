@@ -50,19 +50,41 @@ def registered_decoder(
     )
 
 
-def columns_of(format: str, schema: WriterSchema) -> pa.Schema:
+def columns_of(format: str, schema: WriterSchema, message_type: str | None = None) -> pa.Schema:
     """The columns that records of `schema` have. May block on a compiler.
+
+    Args:
+        message_type: full name of a type in a Protobuf file; its first one for None.
 
     Raises:
         DecodeError: it is of another format, or cannot be used.
+        TransientError: the compiler could not be run here and now.
     """
-    path = (0,) if format == "protobuf" else ()
-    made = MAKERS[format](schema, path)
+    if format == "protobuf":
+        return _protobuf(schema, message_type or (0,)).schema
+    made = MAKERS[format](schema, ())
     return made if isinstance(made, pa.Schema) else made.schema
 
 
 def _json_columns(schema: WriterSchema, path: MessagePath) -> pa.Schema:
     return json_schema_columns(_text(schema, "JSON"), schema.references)
+
+
+def _avro(schema: WriterSchema, path: MessagePath) -> PayloadDecoder:
+    from k2i_tasks.codecs.avro import AvroDecoder
+
+    return AvroDecoder(_text(schema, "AVRO"), schema.references)
+
+
+def _protobuf(schema: WriterSchema, which: MessagePath | str) -> PayloadDecoder:
+    """The decoder of a message type, by its path or full name."""
+    from k2i_tasks.codecs.protobuf import ProtobufDecoder
+    from k2i_tasks.codecs.protobuf_compile import compile_schema
+    from k2i_tasks.codecs.protobuf_schema import message_at, message_named
+
+    file = compile_schema(_text(schema, "PROTOBUF"), schema.references)
+    kind = message_named(file, which) if isinstance(which, str) else message_at(file, which)
+    return ProtobufDecoder(kind)
 
 
 def _text(schema: WriterSchema, kind: str) -> str:
@@ -79,5 +101,7 @@ def _text(schema: WriterSchema, kind: str) -> str:
 
 #: Format -> what makes, of a writer's schema, its decoder (or for JSON, its columns).
 MAKERS: dict[str, Callable[[WriterSchema, MessagePath], PayloadDecoder | pa.Schema]] = {
+    "avro": _avro,
     "jsonschema": _json_columns,
+    "protobuf": _protobuf,
 }

@@ -94,11 +94,19 @@ class Read(NamedTuple):
     invalid: Positions
 
 
-def read_varints(source: Source, cursors: Positions, ends: Positions) -> Read:
+def read_varints(
+    source: Source,
+    cursors: Positions,
+    ends: Positions,
+    *,
+    wraps: bool = False,
+    most_bytes: int = 10,
+) -> Read:
     """LEB128 numbers of up to 64 bits as uint64.
 
-    Invalid is one of more than 10 bytes, or of more than 64 bits. Longer forms than necessary are
-    read like any reader of Protobuf or Avro does.
+    Invalid is one of more bytes than `most_bytes`, or of more than 64 bits; with `wraps`, bits
+    beyond are dropped, as readers of Protobuf do. Longer forms than necessary are read like any
+    reader of Protobuf or Avro does.
     """
     first = source.data[cursors]
     values: npt.NDArray[np.uint64] = first.astype(np.uint64)
@@ -108,10 +116,10 @@ def read_varints(source: Source, cursors: Positions, ends: Positions) -> Read:
     if len(first) and int(first.max()) >= _CONTINUES:
         longer = np.flatnonzero(first >= _CONTINUES)
         if 2 * len(longer) > len(first):
-            values, sizes, invalid = _read_long(source, cursors)
+            values, sizes, invalid = _read_long(source, cursors, wraps, most_bytes)
             after = cursors + sizes
         else:
-            values[longer], sizes, some = _read_long(source, cursors[longer])
+            values[longer], sizes, some = _read_long(source, cursors[longer], wraps, most_bytes)
             after[longer] += sizes - 1
             invalid = longer[some]
     return _checked(values, after, ends, invalid)
@@ -241,6 +249,29 @@ def spread(array: pa.Array, present: Mask) -> pa.Array:
     return array.take(pa.array(places, mask=~present))
 
 
+def list_offsets(places: Positions, count: int) -> pa.Array:
+    """Offsets of `count` lists, of items whose lists, rising, are `places`."""
+    offsets = np.zeros(count + 1, np.int32)
+    np.cumsum(np.bincount(places, minlength=count), out=offsets[1:])
+    return pa.array(offsets)
+
+
+def last_of_each(places: Positions, keys: pa.Array) -> Positions | None:
+    """Entries of maps without those whose key comes again in their map; None if none does.
+
+    Args:
+        places: the map of each entry, rising.
+        keys: of the entries.
+    """
+    coded = keys.dictionary_encode()
+    both = places * len(coded.dictionary) + coded.indices.to_numpy()
+    if pc.count_distinct(pa.array(both)).as_py() == len(both):
+        return None
+    # The first from behind is the last.
+    _, last = np.unique(both[::-1], return_index=True)
+    return np.sort(len(both) - 1 - last)
+
+
 def _is_text(value: bytes | None) -> bool:
     if value is None or value.isascii():
         return True
@@ -270,7 +301,7 @@ def _checked(
 
 
 def _read_long(
-    source: Source, cursors: Positions
+    source: Source, cursors: Positions, wraps: bool, most_bytes: int
 ) -> tuple[npt.NDArray[np.uint64], Positions, Positions]:
     """Varints of up to 10 bytes: values, sizes in bytes, and the rows that are invalid."""
     words = source.words(cursors)
@@ -299,7 +330,9 @@ def _read_long(
             words[rows] |= (ninth & 0x7F).astype(np.uint64) << _U64(56)
             words[rows] |= np.where(more, tenth, 0).astype(np.uint64) << _U64(63)
             sizes[rows] = np.where(more, 10, 9)
-            invalid = rows[more & (tenth > 1)]
+            invalid = rows[more & (tenth >= (_CONTINUES if wraps else 2))]
+    if most > most_bytes:
+        invalid = np.union1d(invalid, np.flatnonzero(sizes > most_bytes))
     return words, sizes, invalid
 
 

@@ -25,6 +25,7 @@ _URI_OF_CATALOG = {
 def contradictions(config: Config) -> list[Problem]:
     """All that does not fit together in `config`, in the order of its sections."""
     return [
+        *_routing(config),
         *_kafka(config.kafka),
         *_format(config.kafka),
         *_catalog(config.iceberg),
@@ -34,6 +35,33 @@ def contradictions(config: Config) -> list[Problem]:
         *_dead_letters(config),
         *_process(config),
     ]
+
+
+def _routing(config: Config) -> Iterator[Problem]:
+    routing = config.routing
+    named = {"kafka.topic": config.kafka.topic, "iceberg.table_name": config.iceberg.table_name}
+    if not routing.enabled:
+        for key, name in named.items():
+            if not name:
+                yield key, "is required"
+        for key in ("topic", "tables"):
+            if getattr(routing, key):
+                yield f"routing.{key}", "needs routing.topics or routing.topic_pattern"
+        return
+    for key, name in named.items():
+        if name:
+            yield key, "must not be given beside routing.topics or routing.topic_pattern"
+    if config.kafka.assignment == "group":
+        yield "kafka.assignment", "must be all with [routing]: each topic has a run of its own"
+    if routing.by_field and routing.by_header:
+        yield "routing.by_header", "must not be given beside routing.by_field"
+    if routing.by_field and config.kafka.format.type in ("avro", "protobuf"):
+        yield "routing.by_field", "reads JSON payloads; of others take routing.by_header"
+    if routing.value is not None and (routing.topic is None or not routing.by_value):
+        yield "routing.value", "needs routing.topic, and routing.by_field or routing.by_header"
+    for index, entry in enumerate(routing.tables):
+        if entry.value is not None and not routing.by_value:
+            yield f"routing.tables.{index}.value", "needs routing.by_field or routing.by_header"
 
 
 def _kafka(kafka: Kafka) -> Iterator[Problem]:

@@ -143,7 +143,7 @@ class Iceberg(Section):
     catalog_name: Name = setting("Name by which PyIceberg knows the catalog.", "k2i", native=True)
     warehouse_path: Text = setting("Root of the data: a path or an s3, gs, az or abfs URI.")
     database_name: Database = setting("Namespace of the table.")
-    table_name: PlainName = setting("Name of the table.")
+    table_name: PlainName = setting("Name of the table; needed unless `[routing]` has topics.", "")
     target_file_size_mb: Integer = setting("Size that data files aim at.", 512, ge=1, le=65_536)
     compression: Annotated[Literal["snappy", "zstd", "lz4", "gzip", "none"], AnyCaseLower] = (
         setting("Compression of the Parquet files.", "snappy")

@@ -21,10 +21,7 @@ from k2i_tasks.config.fields import (
     setting,
 )
 
-#: Formats that are known by name, and those that this version decodes.
-FORMATS_KNOWN = ("raw", "json", "string", "avro", "protobuf", "jsonschema")
-FORMATS_DECODED = ("raw", "string", "json", "jsonschema")
-#: Those whose payloads name their schema, which is in a registry.
+#: Formats whose payloads name their schema, which is in a registry.
 FORMATS_REGISTERED = ("avro", "protobuf", "jsonschema")
 
 #: librdkafka settings that have a key of their own here, or that the exactly-once protocol owns.
@@ -127,21 +124,9 @@ Properties = Annotated[
 ]
 
 
-def decoded_here(kind: str) -> str:
-    """Refuses a format that this version does not decode."""
-    if kind not in FORMATS_DECODED:
-        raise ValueError(
-            f"{kind!r} cannot be decoded by this version; it decodes "
-            f"{', '.join(FORMATS_DECODED)} (raw keeps the bytes of every record)"
-        )
-    return kind
-
-
 #: A payload format, of values or keys.
 FormatName = Annotated[
-    Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"],
-    AnyCaseLower,
-    AfterValidator(decoded_here),
+    Literal["raw", "json", "string", "avro", "protobuf", "jsonschema"], AnyCaseLower
 ]
 
 
@@ -165,9 +150,7 @@ class SchemaRegistry(Section):
 class KafkaFormat(Section):
     """How the values of the topic are decoded."""
 
-    type: FormatName = setting(
-        f"Format of the values. This version decodes {', '.join(FORMATS_DECODED)}.", "raw"
-    )
+    type: FormatName = setting("Format of the values.", "raw")
     schema_registry_url: HttpUrl | None = setting(
         "Address of the Schema Registry, with the path that its API is under.", None
     )
@@ -250,7 +233,7 @@ class Kafka(Section):
     """What is consumed and how."""
 
     bootstrap_servers: Servers = setting("Brokers to ask first, as `host:port`.")
-    topic: Topic = setting("Topic that is ingested.")
+    topic: Topic = setting("Topic that is ingested; needed unless `[routing]` has topics.", "")
     consumer_group: Text = setting(
         "Group under which offsets are published for lag tools, and whose members share the topic "
         "where `assignment` is group. The table's own offsets decide where reading starts."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from k2i_tasks.types import SealReason
 
@@ -38,6 +38,11 @@ class Limits:
     encode_rows: int = 65_536
     encode_bytes: int = 32 << 20
     idle_commit_seconds: float = 60.0
+
+    def within(self, buffer_bytes: int) -> Limits:
+        """The same in a buffer of another size, of which a batch is a quarter at most."""
+        flush_bytes = min(self.flush_bytes, max(1, buffer_bytes // 4))
+        return replace(self, buffer_bytes_max=buffer_bytes, flush_bytes=flush_bytes)
 
 
 @dataclass(slots=True)

@@ -104,6 +104,8 @@ def align_array(array: pa.Array, kind: pa.DataType, path: str) -> pa.Array:
         return _list(array, kind, path)
     if pa.types.is_map(kind) and pa.types.is_map(array.type):
         return _map(array, kind, path)
+    if isinstance(array, pa.ExtensionArray) and not isinstance(kind, pa.BaseExtensionType):
+        return align_array(array.storage, kind, path)  # a UUID, against its bytes
     if not promotable(array.type, kind):
         raise SchemaConflictError(
             f"Column {path!r} is {kind} in the table and {array.type} in the records."

@@ -40,19 +40,22 @@ OWNED: Mapping[str, str | int | bool] = {
 }
 
 
-def consumer_settings(kafka: Kafka, secrets: Mapping[str, str]) -> dict[str, Any]:
+def consumer_settings(
+    kafka: Kafka, secrets: Mapping[str, str], *, clients: int = 1
+) -> dict[str, Any]:
     """Settings of the consumer for `KafkaSource`. Holds the password: never log them.
 
     Args:
         kafka: the `[kafka]` section.
         secrets: plain secrets by the dotted name of their key, such as
             `kafka.security.sasl_password`.
+        clients: number of clients that share what one may hold.
     """
     return {
         "fetch.queue.backoff.ms": 50,
         "queued.min.messages": 100_000,
-        "queued.max.messages.kbytes": QUEUE_KIBIBYTES,
-        "fetch.max.bytes": FETCH_BYTES,
+        "queued.max.messages.kbytes": max(1 << 10, QUEUE_KIBIBYTES // clients),
+        "fetch.max.bytes": max(1 << 20, FETCH_BYTES // clients),
         "check.crcs": True,
         "socket.keepalive.enable": True,
         # A topic that was deleted and made again is looked for this often; by a group's members,
@@ -61,7 +64,7 @@ def consumer_settings(kafka: Kafka, secrets: Mapping[str, str]) -> dict[str, Any
         if kafka.assignment == "group"
         else 60_000,
         **kafka.properties,
-        **_size_settings(kafka.max_message_bytes),
+        **_size_settings(kafka.max_message_bytes, clients),
         **_login_settings(kafka.security, secrets),
         "bootstrap.servers": ",".join(kafka.bootstrap_servers),
         "group.id": kafka.consumer_group,
@@ -72,10 +75,11 @@ def consumer_settings(kafka: Kafka, secrets: Mapping[str, str]) -> dict[str, Any
     }
 
 
-def _size_settings(max_message_bytes: int) -> dict[str, Any]:
+def _size_settings(max_message_bytes: int, clients: int) -> dict[str, Any]:
     """A broker sends one whole batch even when it is over the fetch limit: there must be room."""
     return {
-        "message.max.bytes": min(max_message_bytes, FETCH_BYTES),
+        # The client lifts `fetch.max.bytes` to this.
+        "message.max.bytes": min(max_message_bytes, max(1 << 20, FETCH_BYTES // clients)),
         "fetch.message.max.bytes": FETCH_PARTITION_BYTES,
         "receive.message.max.bytes": max(FETCH_BYTES, max_message_bytes) + ANSWER_OVERHEAD_BYTES,
     }

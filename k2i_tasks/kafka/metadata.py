@@ -53,7 +53,7 @@ def inspect_topic(
     doing = f"Asking Kafka at {where} about topic {topic}"
 
     def patiently(question: Callable[[float], Any]) -> Any:
-        return _patiently(question, admin, errors, doing, deadline, timeout_seconds)
+        return ask_patiently(question, admin, errors, doing, deadline, timeout_seconds)
 
     metadata = patiently(lambda seconds: _described(admin, topic, seconds, where, doing))
     described = metadata.topics[topic].partitions
@@ -68,7 +68,7 @@ def inspect_topic(
     return TopicState(topic, topic_id, metadata.cluster_id or None, marks, leaders)
 
 
-def _patiently(
+def ask_patiently(
     question: Callable[[float], Any],
     admin: AdminClient,
     errors: ErrorLog,
@@ -76,6 +76,11 @@ def _patiently(
     deadline: float,
     timeout_seconds: float,
 ) -> Any:
+    """The answer to `question`, asked again until `deadline` while the broker has none.
+
+    Raises:
+        ServiceError: nothing answers in time, or the login is refused.
+    """
     wait = 0.5
     while True:
         left = deadline - time.monotonic()

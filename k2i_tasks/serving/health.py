@@ -36,8 +36,12 @@ def overall_health(status: Status) -> Health:
 def not_ready_because(status: Status) -> str:
     """Why the run does not ingest now, one sentence; empty when it is ready.
 
-    A schema component that is not healthy waits for an operator.
+    A schema component that is not healthy waits for an operator. A run over several tables is ready
+    as long as one of them is.
     """
+    if status.tables:
+        reasons = [not_ready_because(one) for one in status.tables]
+        return reasons[0] if all(reasons) else ""
     if status.state in (RunState.STARTING, RunState.REBALANCING, RunState.DRAINING, *ENDED):
         return f"The run is {status.state.value}."
     schema = status.components.get("schema")
@@ -76,7 +80,16 @@ def health_report(status: Status) -> dict[str, Any]:
         "wal_bytes": status.wal_bytes,
         "last_commit": _commit(status.last_commit),
         "last_errors": [_error(note) for note in status.last_errors[-ERRORS_SHOWN_MAX:]],
+        **({"tables": [_table(one) for one in status.tables]} if status.tables else {}),
     }
+
+
+def _table(status: Status) -> dict[str, Any]:
+    """One of several tables: what its own page would say, but for its partitions."""
+    report = health_report(status)
+    for name in ("version", "partitions", "uptime_seconds"):
+        del report[name]
+    return report
 
 
 def starting_report() -> dict[str, Any]:

@@ -78,6 +78,8 @@ def _inner(kind: pa.DataType, kafka: pa.Array, table: pa.Array) -> Bools:
         return _lists(kafka, table)
     if pa.types.is_floating(kind):
         return _floats(kafka, table)
+    if isinstance(kind, pa.BaseExtensionType):
+        kafka, table = kafka.storage, table.storage
     return _bools(pc.not_equal(kafka, table))
 
 

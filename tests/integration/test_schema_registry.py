@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+from google.protobuf import message_factory
 
+from k2i_tasks.codecs.protobuf_compile import compile_schema
+from k2i_tasks.codecs.protobuf_schema import message_named
 from tests.conftest import Stack
 from tests.program import Program, finished
 from tests.running import running
@@ -57,6 +64,39 @@ class Registered:
         self.client.set_compatibility(f"{self.topic}-value", "NONE")
         serializer = JSONSerializer(schema, self.client, conf={"auto.register.schemas": True})
         return lambda row: bytes(serializer(row, self.context()) or b"")
+
+    def avro_writer(
+        self, fields: dict[str, Any], references: tuple[SchemaReference, ...] = ()
+    ) -> Callable[[Row], bytes]:
+        """Registers a record's schema and gives what writes with it.
+
+        Args:
+            fields: name -> Avro type.
+        """
+        named = [{"name": name, "type": kind} for name, kind in fields.items()]
+        body = {"type": "record", "name": "Order", "namespace": "shop", "fields": named}
+        schema = Schema(json.dumps(body), "AVRO", list(references))
+        # Fields are added without defaults.
+        self.client.set_compatibility(f"{self.topic}-value", "NONE")
+        serializer = AvroSerializer(self.client, schema, conf={"auto.register.schemas": True})
+        return lambda row: bytes(serializer(row, self.context()) or b"")
+
+    def protobuf_writer(
+        self, text: str, references: Mapping[str, str], name: str
+    ) -> Callable[[Row], bytes]:
+        """Registers a file, and what it imports, and gives what writes one of its types with it.
+
+        Args:
+            text: of the file.
+            references: import name -> text.
+            name: full name of the type.
+        """
+        kind = message_named(compile_schema(text, references), name)
+        # Types that widen.
+        self.client.set_compatibility(f"{self.topic}-value", "NONE")
+        make = message_factory.GetMessageClass(kind)
+        serializer = ProtobufSerializer(make, self.client, {"use.deprecated.format": False})
+        return lambda row: bytes(serializer(make(**row), self.context()) or b"")
 
     def write(self, *values: bytes | None) -> None:
         produce(self.program.bootstrap, self.topic, values, partition_of=lambda _n: 0)
@@ -129,6 +169,129 @@ def test_framed_json_becomes_columns_by_its_schemas_references_included(
     assert [row["_kafka_key_decoded"] for row in found] == [f"key-{n}" for n in range(4)]
     # A column of the schema is there though no record ever had it.
     assert found[0]["never"] is None
+
+
+def test_framed_avro_becomes_columns_by_its_schemas_references_included(
+    tmp_path: Path, kafka_bootstrap: str, schema_registry: str
+) -> None:
+    registered = Registered(tmp_path, kafka_bootstrap, schema_registry, "avro")
+    subject = f"{registered.topic}-address"
+    named = [{"name": "city", "type": "string"}, {"name": "zip", "type": ["null", "int"]}]
+    address = {"type": "record", "name": "Address", "namespace": "shop", "fields": named}
+    registered.client.register_schema(subject, Schema(json.dumps(address), "AVRO"))
+    reference = SchemaReference("shop.Address", subject, 1)
+    fields = {
+        "id": "int",
+        "at": {"type": "long", "logicalType": "timestamp-micros"},
+        "price": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2},
+        "address": ["null", "shop.Address"],
+        "tags": {"type": "array", "items": "string"},
+        "counts": {"type": "map", "values": "long"},
+        "uuid": {"type": "string", "logicalType": "uuid"},
+        "uuids": {"type": "array", "items": {"type": "string", "logicalType": "uuid"}},
+        "either": ["null", "long", "string"],
+        "kind": {"type": "enum", "name": "Kind", "symbols": ["NEW", "OLD"]},
+    }
+    first = registered.avro_writer(fields, (reference,))
+    # A type that widens, a field that goes, one that comes.
+    changed = {name: kind for name, kind in fields.items() if name != "price"}
+    second = registered.avro_writer({**changed, "id": "long", "note": "string"}, (reference,))
+    at = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+    known = uuid.UUID("01234567-89ab-cdef-0123-456789abcdef")
+    row: Row = {
+        "id": 1,
+        "at": at,
+        "price": Decimal("12.34"),
+        "address": {"city": "Ulm", "zip": 89073},
+        "tags": ["a", "ü"],
+        "counts": {"x": 2**40},
+        "uuid": known,
+        "uuids": [known, known],
+        "either": "text",
+        "kind": "NEW",
+    }
+    other: Row = {**row, "id": 2**40, "address": None, "tags": [], "either": 7, "note": "n"}
+    registered.write(first(row), None, second(other), first(row)[:-1], b"\0\x7f\xff\xff\xff\2")
+    registered.run_to_the_end()
+    assert registered.letters() == {3: "avro.truncated", 4: "registry.unknown_id"}
+    code, output = finished(registered.program.command("verify", "--values", "full"))
+    assert code == 0, output
+    found = sorted(registered.rows(), key=lambda one: one["_kafka_offset"])
+    assert [one["_kafka_offset"] for one in found] == [0, 1, 2]
+    payload = [{name: one[name] for name in (*fields, "note")} for one in found]
+    wanted = {**row, "either": {"long": None, "string": "text"}}
+    assert payload[0] == {**wanted, "note": None}
+    assert set(payload[1].values()) == {None}
+    assert payload[2] == {**other, "price": None, "either": {"long": 7, "string": None}}
+
+
+def test_framed_protobuf_becomes_columns_by_its_schemas_references_included(
+    tmp_path: Path, kafka_bootstrap: str, schema_registry: str
+) -> None:
+    registered = Registered(tmp_path, kafka_bootstrap, schema_registry, "protobuf")
+    imported = f"{registered.topic}/address.proto"
+    address = 'syntax = "proto3"; package geo; message Address { string city = 1; int32 zip = 2; }'
+    head = f"""syntax = "proto3"; package shop;
+        import "{imported}"; import "google/protobuf/timestamp.proto";
+        import "google/protobuf/wrappers.proto"; import "google/type/date.proto";"""
+    body = """
+          google.protobuf.Timestamp at = 2;
+          geo.Address address = 3;
+          repeated Line lines = 4;
+          map<string, sint64> counts = 5;
+          oneof either { int64 number = 6; string text = 7; }
+          Kind kind = 8;
+          google.protobuf.StringValue wrapped = 9;
+          repeated uint64 large = 10;
+          optional double price = 11;
+          google.type.Date day = 12;
+          Order above = 13;
+          message Line { string sku = 1; uint32 count = 2; }
+          enum Kind { NEW = 0; OLD = 1; }"""
+    first = f"{head} message Order {{ int32 id = 1; {body} }}"
+    # A type that widens, and a field that comes.
+    second = f"{head} message Order {{ int64 id = 1; {body} string note = 14; }}"
+    references = {imported: address}
+    write = registered.protobuf_writer(first, references, "shop.Order")
+    write_more = registered.protobuf_writer(second, references, "shop.Order")
+    write_line = registered.protobuf_writer(second, references, "shop.Order.Line")
+    at = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+    row: Row = {
+        "id": 1,
+        "at": at,
+        "address": {"city": "Ülm", "zip": 89073},
+        "lines": [{"sku": "a", "count": 2**32 - 1}, {"sku": "b", "count": 0}],
+        "counts": {"x": -(2**40)},
+        "text": "either",
+        "kind": 1,
+        "wrapped": {"value": "w"},
+        "large": [2**64 - 1, 0],
+        "price": 0.5,
+        "day": {"year": 2026, "month": 1, "day": 2},
+        "above": {"id": 7},
+    }
+    other: Row = {"id": 2**40, "number": 0, "kind": 7, "note": "n"}
+    line = write_line({"sku": "c", "count": 3})
+    # The first type of the file, and in it the second: the first is the entry of a map.
+    assert line[5:8] == b"\4\0\2"
+    registered.write(write(row), None, write_more(other), line, write(row)[:-1])
+    registered.run_to_the_end()
+    assert registered.letters() == {4: "protobuf.truncated"}
+    code, output = finished(registered.program.command("verify", "--values", "full"))
+    assert code == 0, output
+    found = sorted(registered.rows(), key=lambda one: one["_kafka_offset"])
+    assert [one["_kafka_offset"] for one in found] == [0, 1, 2, 3]
+    wanted: Row = {**row, "kind": "OLD", "number": None, "wrapped": "w", "note": None}
+    above = json.loads(found[0].pop("above"))
+    assert (above["id"], above["kind"], above["lines"]) == (7, "NEW", [])
+    del wanted["above"]
+    assert {name: found[0][name] for name in wanted} == wanted
+    assert {found[1][name] for name in wanted} == {None}
+    nothing: Row = dict.fromkeys(("at", "address", "text", "wrapped", "price", "day", "above"))
+    wanted = {**nothing, **other, "kind": "7", "lines": [], "counts": {}, "large": []}
+    assert {name: found[2][name] for name in wanted} == wanted
+    # Another type of the file has columns of its own, beside those.
+    assert (found[3]["sku"], found[3]["count"], found[3]["id"]) == ("c", 3, None)
 
 
 def test_the_latest_schema_makes_the_table_before_the_first_record(

@@ -23,9 +23,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "ports",
         "batch_calls cli_query intake upkeep",
         "takeover underway",
-        "runner wiring_decoders wiring_upkeep",
-        "wiring tasks",
-        "companion wiring_letters wiring_table",
+        "runner wiring_decoders wiring_upkeep fleet_status",
+        "fleet wiring tasks",
+        "companion wiring_letters wiring_shared wiring_table",
+        "wiring_fleet",
         "cli_letter_views cli_maintenance cli_verify tracking_choice",
         "cli_dead_letters ingest",
         "flows",
@@ -39,6 +40,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "pyiceberg": ("k2i_tasks.iceberg.",),
     "prometheus_client": ("k2i_tasks.metrics",),
     "duckdb": (),
+    "google": ("k2i_tasks.codecs.",),
+    "grpc_tools": ("k2i_tasks.codecs.protobuf_child",),
     "httpx": ("k2i_tasks.registry.", "k2i_tasks.prefect_api"),
 }
 FILES = python_files(*PROGRAM)

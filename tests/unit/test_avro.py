@@ -13,7 +13,7 @@ import fastavro
 import numpy as np
 import pytest
 
-from k2i_tasks.codecs import avro
+from k2i_tasks.codecs import chunked
 from k2i_tasks.codecs.avro import AvroDecoder
 from k2i_tasks.codecs.avro_rows import MAX_EMPTY_ITEMS
 from k2i_tasks.codecs.payloads import DecodedPayloads, Payloads
@@ -245,13 +245,13 @@ def test_a_list_of_very_many_items_is_read_in_one_block_and_in_blocks_of_one(ite
 def test_payloads_are_decoded_in_parts_and_errors_keep_their_index(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(avro, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(chunked, "CHUNK_ROWS", 3)
     payloads = [long(number) if number % 4 else b"" for number in range(20)]
     decoded = decode("long", payloads)
     assert sorted(decoded.errors) == [0, 4, 8, 12, 16]
     wanted = [number for number in range(20) if number % 4]
     assert decoded.columns["value"].to_pylist() == wanted
-    monkeypatch.setattr(avro, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 1)
     assert decode("long", payloads).columns["value"].to_pylist() == wanted
 
 

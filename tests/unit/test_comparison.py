@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
@@ -57,6 +58,27 @@ def test_what_differs_differs(kind: pa.DataType, kafka: Any, table: Any) -> None
 
 def test_a_type_that_was_widened_in_the_table_is_no_difference() -> None:
     assert not one(pa.array([5], pa.int32()), pa.array([5], pa.int64())).cells
+
+
+def uuids(*values: UUID) -> pa.ExtensionArray:
+    storage = pa.array([value.bytes for value in values], pa.binary(16))
+    return pa.ExtensionArray.from_storage(pa.uuid(), storage)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_uuids_are_compared_whether_a_reader_gives_them_or_their_bytes(
+    nested: bool, as_bytes: bool
+) -> None:
+    def side(value: UUID, *, plain: bool) -> pa.Array:
+        array = uuids(value)
+        array = array.storage if plain else array
+        return pa.ListArray.from_arrays([0, 1], array) if nested else array
+
+    first, second = UUID(int=1), UUID(int=2)
+    kafka = side(first, plain=False)
+    assert one(kafka, side(first, plain=as_bytes)) == Compared({0: 1}, {}, [], {})
+    assert one(kafka, side(second, plain=as_bytes)).different == {0: 1}
 
 
 def test_types_that_cannot_be_compared_are_told_and_not_taken_for_equal() -> None:

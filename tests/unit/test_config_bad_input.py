@@ -56,7 +56,6 @@ def error_with(**overrides: Any) -> ConfigError:
         ("kafka__auto_offset_reset", "error"),
         ("kafka__on_gap", "skip"),
         ("kafka__max_message_bytes", 1),
-        ("kafka__format__type", "protobuf"),
         ("iceberg__table_name", "a.b"),
         ("iceberg__dead_letter_table", "a.b"),
         ("iceberg__metadata_columns__headers", "_KAFKA_key"),

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from k2i_tasks import figures
+from k2i_tasks.fleet_status import combined
 from k2i_tasks.metrics import Durations
 from k2i_tasks.summary import print_summary, summary_panel, summary_rows
 from k2i_tasks.terminal import (
@@ -45,6 +46,21 @@ def drawn(status: Status, width: int, height: int, kept: Seen | None = None) -> 
     console = Console(width=width, height=height, file=io.StringIO(), record=True)
     console.print(live_view(status, kept or seen(), LINKS, width, height))
     return console.export_text()
+
+
+@pytest.mark.parametrize("width", [36, 60, 80, 104, 200])
+@pytest.mark.parametrize("height", [8, 14, 40])
+def test_many_tables_fit_the_terminal_the_troubled_first(width: int, height: int) -> None:
+    tables = [sample_status(topic=f"topic-{n}", table=f"lake.table_{n}") for n in range(60)]
+    tables[40] = sample_status(topic="broken", state=RunState.FAILED)
+    both = combined(sample_status(), tables, draining=False)
+    lines = drawn(both, width, height).splitlines()
+    assert len(lines) <= height - 1
+    assert max(map(len, lines)) <= width
+    rows = [line for line in lines if "broken" in line or "topic-" in line]
+    if height >= 14:
+        assert "broken" in rows[0]
+        assert any("more" in line for line in lines)
 
 
 @pytest.mark.parametrize("width", [1, 10, 20, 36, 37, 50, 80, 100, 104, 120, 250])

@@ -85,6 +85,23 @@ def test_a_varint_of_more_than_64_bits_or_10_bytes_is_invalid() -> None:
     assert read.after.tolist() == ends.tolist()
 
 
+def test_a_varint_that_may_wrap_is_its_lower_64_bits() -> None:
+    source, starts, ends = side_by_side(b"\xff" * 9 + b"\x7f", b"\x81" * 10, b"\x05")
+    read = read_varints(source, starts, ends, wraps=True)
+    assert read.values.tolist() == [2**64 - 1, 0, 5]
+    assert bad_rows(read) == ([], [1])
+
+
+def test_a_varint_of_more_bytes_than_it_may_have_is_invalid() -> None:
+    long = [varint(2**28), b"\x80" * 4 + b"\0", varint(2**35), b"\x80" * 5 + b"\0", b"\x05"]
+    for others in ([], [b"\x05"] * 20):
+        source, starts, ends = side_by_side(*long, *others)
+        read = read_varints(source, starts, ends, most_bytes=5)
+        assert read.values.tolist()[:5] == [2**28, 0, 0, 0, 5]
+        assert read.after.tolist() == ends.tolist()
+        assert bad_rows(read) == ([], [2, 3])
+
+
 def test_zigzag_alternates_between_the_signs() -> None:
     values = np.array([0, 1, 2, 3, 2**64 - 2, 2**64 - 1], np.uint64)
     assert zigzag(values).tolist() == [0, -1, 1, -2, 2**63 - 1, -(2**63)]

@@ -1,0 +1,301 @@
+"""Runs of many tables in one process: a thread, a topic and a table of its own for each.
+
+They share the process, its memory bound and its pages, and nothing else. A table that fails is
+tried again, with a growing wait, while the others go on; each goes on where it stopped itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from k2i_tasks.calls import RetryPolicy, Tracker
+from k2i_tasks.clock import Clock
+from k2i_tasks.config.routes import Plan, Route
+from k2i_tasks.errors import FencedError, K2IError
+from k2i_tasks.fleet_status import combined
+from k2i_tasks.ports import TrackerFactory
+from k2i_tasks.progress import Progress
+from k2i_tasks.runner import Runner
+from k2i_tasks.types import RunState, Status
+
+log = logging.getLogger(__name__)
+
+#: A run that lasted so long counts as one that worked: the next wait is short again.
+GOOD_SECONDS = 60.0
+
+#: How long a drain waits until tables that share a topic stand at the same offsets.
+SETTLE_SECONDS = 5.0
+
+#: (route, tracker, bytes that it may buffer, number of tables) -> its run.
+Build = Callable[[Route, Tracker, int, int], Runner]
+
+
+class Shared(Protocol):
+    """What several runs read from."""
+
+    def settle(self, timeout_seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+class TableRun:
+    """The runs of one table, one after the other, on a thread of its own.
+
+    Args:
+        route: topic and table.
+        build: makes a run. May block, and raise K2IError.
+        policy: wait between a run that failed and the next.
+        clock: time.
+        buffer_bytes: its bound, for the first look.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        build: Callable[[], Runner],
+        policy: RetryPolicy,
+        clock: Clock,
+        buffer_bytes: int,
+    ) -> None:
+        self.route = route
+        #: Why the last run ended, if it failed; None while one is on its way.
+        self.error: K2IError | None = None
+        self._build = build
+        self._policy = policy
+        self._clock = clock
+        self._progress = Progress(route.topic, route.table, buffer_bytes, clock)
+        self._lock = threading.Lock()
+        self._runner: Runner | None = None
+        self._drain: str | None = None
+        self._awake = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, name=f"k2i-{route.topic}"[:15], daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or will again."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_seconds: float) -> None:
+        self._thread.join(timeout_seconds)
+
+    def status(self) -> Status:
+        """The run as it stands, or as the last one ended. Any thread."""
+        with self._lock:
+            runner = self._runner
+        return self._progress.status() if runner is None else runner.status()
+
+    def request_drain(self, reason: str) -> None:
+        """Asks for the end of this run, and for no other. Idempotent; any thread."""
+        with self._lock:
+            self._drain = self._drain or reason
+            runner = self._runner
+        self._awake.set()
+        if runner is not None:
+            runner.request_drain(reason)
+
+    def resize(self, buffer_bytes: int) -> None:
+        """Changes what the run may buffer. Any thread."""
+        self._progress.buffer_bytes_max = buffer_bytes
+        with self._lock:
+            runner = self._runner
+        if runner is not None:
+            runner.resize(buffer_bytes)
+
+    def _work(self) -> None:
+        failures = 0
+        while self._drain is None:
+            began = self._clock.monotonic()
+            try:
+                self._run_once()
+                return
+            except K2IError as error:
+                self.error = error
+            except Exception as error:
+                # A bug that one table brings out must not take the others with it.
+                log.exception("%s: unexpected error", self.route.name)
+                self.error = K2IError(f"Unexpected {type(error).__name__}: {error}")
+                self.error.__cause__ = error
+            if isinstance(self.error, FencedError):
+                # Whoever owns the table now would be fenced off in turn, without an end.
+                log.error("%s is given up: %s", self.route.name, self.error)
+                return
+            lasted = self._clock.monotonic() - began
+            failures = 1 if lasted >= GOOD_SECONDS else failures + 1
+            wait = self._policy.wait_seconds(failures)
+            log.error("%s failed, again in %.0f s: %s", self.route.name, wait, self.error)
+            self._awake.wait(wait)
+
+    def _run_once(self) -> None:
+        runner: Runner | None = None
+        try:
+            runner = self._build()
+            with self._lock:
+                self._runner = runner
+                drain = self._drain
+            if drain is not None:
+                runner.request_drain(drain)
+            runner.run()
+        except Exception as error:
+            if runner is None:
+                with self._lock:
+                    self._runner = None
+                self._progress.state = RunState.FAILED
+                self._progress.note("iceberg", str(error))
+            raise
+        self.error = None
+
+
+class Fleet:
+    """Keeps a run for each table that is planned; looked at and drained as one.
+
+    Args:
+        plan: what there should be. May block; raises K2IError while Kafka cannot be asked.
+        build: makes a table's run.
+        tracker_factory: makes what runs the flushes and commits of all.
+        clock: time.
+        buffer_bytes_max: bound of all buffers together, in bytes.
+        discovery_seconds: time between two looks at the plan.
+        policy: wait between a run that failed and the next.
+        woken: set when the plan is worth a look at once.
+        shared: what several runs read from, if they do.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Callable[[], Plan],
+        build: Build,
+        tracker_factory: TrackerFactory,
+        clock: Clock,
+        buffer_bytes_max: int,
+        discovery_seconds: float,
+        policy: RetryPolicy,
+        woken: threading.Event | None = None,
+        shared: Shared | None = None,
+    ) -> None:
+        self._plan = plan
+        self._build = build
+        self._clock = clock
+        self._buffer_bytes_max = buffer_bytes_max
+        self._discovery_seconds = discovery_seconds
+        self._policy = policy
+        self._woken = woken or threading.Event()
+        self._shared = shared
+        self._runs: dict[str, TableRun] = {}
+        self._drain_asked = threading.Event()
+        self._drain_reason = ""
+        #: What is wrong beside the tables' own troubles: shown and told once.
+        self._own = Progress("", "", buffer_bytes_max, clock)
+        self._told: dict[str, str] = {}
+        self.tracker = tracker_factory(self.status, self.request_drain)
+
+    # For other threads.
+
+    def status(self) -> Status:
+        """All tables as one, with each of them in `tables`. Any thread."""
+        parts = tuple(run.status() for _, run in sorted(self._runs.items()))
+        return combined(self._own.status(), parts, draining=self._drain_asked.is_set())
+
+    def request_drain(self, reason: str) -> None:
+        """Asks every table to commit what it has consumed and end. Idempotent; any thread."""
+        if not self._drain_asked.is_set():
+            log.info("draining: %s", reason)
+            self._drain_reason = reason
+            self._drain_asked.set()
+            self._woken.set()
+
+    # The run.
+
+    def run(self) -> Status:
+        """Runs until drained; the final status. Blocks.
+
+        Raises:
+            K2IError: Kafka could not be asked for its topics at the start, or a table had failed
+                when the drain came. What was not committed is read again by the next run.
+        """
+        try:
+            self._look(first=True)
+            while not self._drain_asked.is_set():
+                if self._woken.wait(self._discovery_seconds):
+                    self._woken.clear()
+                if not self._drain_asked.is_set():
+                    self._look(first=False)
+        finally:
+            self._end()
+        for _, run in sorted(self._runs.items()):
+            if run.error is not None:
+                raise run.error
+        return self.status()
+
+    def _look(self, *, first: bool) -> None:
+        """Begins runs of topics that are new, and ends those of topics that are gone."""
+        try:
+            plan = self._plan()
+        except K2IError as error:
+            if first:
+                self._own.state = RunState.FAILED
+                raise
+            log.warning("the topics are not known anew: %s", error)
+            self._own.note("kafka", str(error))
+            return
+        self._own.state = RunState.RUNNING
+        self._tell(plan)
+        wanted = {route.name: route for route in plan.routes}
+        for name, run in self._runs.items():
+            if not run.alive and name not in wanted:
+                log.info("topic %s is gone, and so is its run", name)
+                # Never changed in place: other threads look at it.
+                self._runs = {other: one for other, one in self._runs.items() if other != name}
+        fresh = [route for name, route in wanted.items() if name not in self._runs]
+        if not fresh:
+            return
+        count = len(self._runs) + len(fresh)
+        share = max(1, self._buffer_bytes_max // count)
+        for run in self._runs.values():
+            run.resize(share)
+        for route in fresh:
+            log.info("%s goes to table %s", route.topic, route.table)
+            build = self._builder(route, count)
+            run = TableRun(route, build, self._policy, self._clock, share)
+            self._runs = {**self._runs, route.name: run}
+            run.start()
+
+    def _builder(self, route: Route, count: int) -> Callable[[], Runner]:
+        def build() -> Runner:
+            tables = max(1, len(self._runs))
+            share = max(1, self._buffer_bytes_max // tables)
+            return self._build(route, self.tracker, share, max(count, tables))
+
+        return build
+
+    def _tell(self, plan: Plan) -> None:
+        """Says once why a topic is not read."""
+        for topic, why in plan.refused.items():
+            if self._told.get(topic) != why:
+                self._told[topic] = why
+                log.error("topic %s is not read: %s", topic, why)
+            self._own.note("schema", f"Topic {topic} is not read: {why}")
+        if not plan.routes and not self._runs:
+            log.warning("no topic is chosen yet: they are looked for again")
+
+    def _end(self) -> None:
+        """Drains all tables, and waits for the end of each: they have bounds of their own."""
+        self._own.state = RunState.DRAINING
+        if self._shared is not None:
+            self._shared.settle(SETTLE_SECONDS)
+        runs: Sequence[TableRun] = tuple(self._runs.values())
+        for run in runs:
+            run.request_drain(self._drain_reason or "the run ends")
+        for run in runs:
+            while run.alive:
+                run.join(1.0)
+        if self._shared is not None:
+            self._shared.close()
+        self._own.state = RunState.STOPPED

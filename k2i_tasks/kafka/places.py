@@ -1,0 +1,159 @@
+"""The tables that records of one topic are dealt out to, and where each table's first record is.
+
+A file in the log folder. It is written before a record of a new table, or any behind it, is handed
+on: once another table has committed beyond that record, only this file knows that it is to be read
+again should the process end before the new table is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from k2i_tasks.durable import sync
+from k2i_tasks.errors import Component, IntegrityError, ServiceError
+from k2i_tasks.types import Offsets, TopicPartition
+
+_FORMAT = 1
+#: Tables of one topic: a value that is never the same must not make tables without an end.
+TABLES_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One table.
+
+    Args:
+        value: a value whose records go there, None for records without one.
+        start: where its first record is, or before it, by partition.
+    """
+
+    value: str | None
+    start: Mapping[int, int]
+
+
+class Places:
+    """The tables of one topic by key, on disk. For one thread; `all` for any.
+
+    Args:
+        path: the file; made with the first table.
+        topic: the topic.
+        rules: what decides on a record's table, as text.
+
+    Raises:
+        IntegrityError: the file is damaged, or of another topic.
+        ServiceError: it cannot be read.
+    """
+
+    def __init__(self, path: Path, topic: str, rules: str) -> None:
+        self._path = path
+        self._topic = topic
+        self._rules = hashlib.sha256(rules.encode()).hexdigest()
+        self._known: dict[str, Place] = {}
+        #: Whether other rules decided until now.
+        self.ruled_anew = False
+        self._read()
+
+    @property
+    def all(self) -> Mapping[str, Place]:
+        """Every table by its key, in the order they were found."""
+        return self._known
+
+    def start(self, key: str) -> dict[TopicPartition, int]:
+        """Where to begin with a table that records nothing yet."""
+        start = self._known[key].start
+        return {TopicPartition(self._topic, number): at for number, at in start.items()}
+
+    def add(self, found: Mapping[str, str | None], position: Offsets) -> None:
+        """Keeps new tables, synced. May block.
+
+        Args:
+            found: key -> value.
+            position: all partitions, each with an offset that is not behind their first record.
+
+        Raises:
+            IntegrityError: there would be more than `TABLES_MAX`.
+            ServiceError: the disk fails.
+        """
+        if len(self._known) + len(found) > TABLES_MAX:
+            raise IntegrityError(
+                f"The records of topic {self._topic} would go to more than {TABLES_MAX} tables.",
+                component=Component.KAFKA,
+                remedy="Choose a field or header with fewer values, or join some by a rule of "
+                "routing.tables. Nothing is lost: they are read again.",
+            )
+        start = {tp.partition: at for tp, at in position.items()}
+        added = {key: Place(value, start) for key, value in found.items()}
+        self._write({**self._known, **added})
+
+    def accept_rules(self) -> None:
+        """From now on the rules are those that were given. May block."""
+        self._write(self._known)
+        self.ruled_anew = False
+
+    def _read(self) -> None:
+        try:
+            text = self._path.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failed("read", error) from error
+        try:
+            whole = json.loads(text)
+            body = whole["body"]
+            if whole["format"] != _FORMAT or whole["sha256"] != _checksum(body):
+                raise ValueError
+            known = {
+                key: Place(value, {int(number): int(at) for number, at in start.items()})
+                for key, value, start in body["tables"]
+            }
+            topic, rules = body["topic"], body["rules"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._refused("is damaged") from error
+        if topic != self._topic:
+            raise self._refused(f"is about topic {topic}")
+        self._known, self.ruled_anew = known, rules != self._rules
+
+    def _write(self, known: dict[str, Place]) -> None:
+        tables = [
+            [key, place.value, {str(number): at for number, at in place.start.items()}]
+            for key, place in known.items()
+        ]
+        body = {"topic": self._topic, "rules": self._rules, "tables": tables}
+        whole = {"format": _FORMAT, "sha256": _checksum(body), "body": body}
+        scratch = self._path.with_name(f"{self._path.name}.new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(scratch, "wb") as file:
+                file.write(json.dumps(whole).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(self._path)
+            sync(self._path.parent)
+        except OSError as error:
+            raise self._failed("written", error) from error
+        self._known = known
+
+    def _failed(self, what: str, error: OSError) -> ServiceError:
+        return ServiceError(
+            f"The file {self._path} cannot be {what}: {error.strerror}.",
+            component=Component.WAL,
+            remedy="Look after the disk and the rights on the folder.",
+        )
+
+    def _refused(self, why: str) -> IntegrityError:
+        return IntegrityError(
+            f"The file {self._path} {why}.",
+            component=Component.WAL,
+            remedy="Put it back. Without it the topic is read from its beginning: tables that are "
+            "there go on where they stopped, and records that are still in Kafka are found again.",
+        )
+
+
+def _checksum(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""Builds what runs many tables in one process."""
+
+from __future__ import annotations
+
+import threading
+
+from k2i_tasks import secrets
+from k2i_tasks.calls import RetryPolicy, Tracker
+from k2i_tasks.clock import SystemClock
+from k2i_tasks.config import Config
+from k2i_tasks.config.routes import Plan, Route, plan
+from k2i_tasks.errors import ConfigError
+from k2i_tasks.fleet import Fleet
+from k2i_tasks.kafka.client import consumer_settings
+from k2i_tasks.kafka.discovery import TopicNames
+from k2i_tasks.metrics import Metrics
+from k2i_tasks.ports import TrackerFactory
+from k2i_tasks.runner import Runner
+from k2i_tasks.wiring import LOOK_SECONDS, build_runner
+from k2i_tasks.wiring_shared import SharedTopics, known_values
+
+#: First wait after a table has failed, in seconds.
+RESTART_SECONDS = 1.0
+
+
+def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Metrics) -> Fleet:
+    """Everything that the tables of `config.routing` need, ready to `run()`. Reaches nothing yet.
+
+    Raises:
+        K2IError: a secret cannot be read, or librdkafka refuses a setting.
+    """
+    routing, resolved = config.routing, secrets.opened(config)
+    names = TopicNames(consumer_settings(config.kafka, resolved))
+    woken = threading.Event()
+    shared = SharedTopics(config, resolved, woken.set) if routing.by_value else None
+
+    def planned() -> Plan:
+        topics = config.chosen_topics(names.ask(LOOK_SECONDS))
+        if shared is None:
+            return plan(config, topics, routing.max_tables)
+        values, failed = shared.look(topics)
+        found = plan(config, topics, routing.max_tables, values)
+        return Plan(found.routes, {**found.refused, **failed})
+
+    def build(route: Route, tracker: Tracker, buffer_bytes: int, tables: int) -> Runner:
+        runner = build_runner(
+            route.config,
+            tracker_factory=lambda _status, _drain: tracker,
+            metrics=metrics,
+            clients=tables,
+            source=None if shared is None else shared.source(route),
+            start_rule=None if shared is None else shared.start_rule(route),
+        )
+        runner.resize(buffer_bytes)
+        return runner
+
+    return Fleet(
+        plan=planned,
+        build=build,
+        tracker_factory=tracker_factory,
+        clock=SystemClock(),
+        buffer_bytes_max=config.buffer.size_bytes_max,
+        discovery_seconds=float(routing.discovery_seconds),
+        policy=RetryPolicy(
+            initial_seconds=RESTART_SECONDS, max_wait_seconds=float(routing.restart_seconds_max)
+        ),
+        woken=woken,
+        shared=shared,
+    )
+
+
+def configs_of(config: Config) -> list[Config]:
+    """The configuration of each table there is by `config`, one or many.
+
+    Raises:
+        K2IError: Kafka cannot be asked for its topics, or a secret cannot be read.
+        ConfigError: a topic that is chosen has no table.
+    """
+    if not config.routing.enabled:
+        return [config]
+    names = TopicNames(consumer_settings(config.kafka, secrets.opened(config)))
+    topics = config.chosen_topics(names.ask(LOOK_SECONDS))
+    found = plan(config, topics, config.routing.max_tables, known_values(config, topics))
+    for topic, why in found.refused.items():
+        raise ConfigError(f"Topic {topic} has no table: {why}", field="routing")
+    return [route.config for route in found.routes]

@@ -1,0 +1,183 @@
+"""Builds what reads topics whose records are dealt out to several tables by their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from k2i_tasks.codecs.values import FieldValues, ValuesOf, coded, header_values
+from k2i_tasks.config import Config
+from k2i_tasks.config.routes import Route, rules_of, target
+from k2i_tasks.errors import ConfigError, K2IError
+from k2i_tasks.iceberg.state import SinkState
+from k2i_tasks.kafka.client import consumer_settings
+from k2i_tasks.kafka.fan import Dealing, Fan
+from k2i_tasks.kafka.places import Places
+from k2i_tasks.kafka.policy import look_at
+from k2i_tasks.kafka.source import KafkaSource
+from k2i_tasks.kafka.start import start_offsets
+from k2i_tasks.kafka.state import TopicState
+from k2i_tasks.ports import Source
+from k2i_tasks.types import Offsets, RawBatch
+from k2i_tasks.wiring import StartRule
+
+#: Payload bytes that wait for all tables of a topic together, and for one at least.
+QUEUES_BYTES, QUEUE_BYTES_MIN = 64 << 20, 1 << 20
+PLACES_FILE = "tables.json"
+
+
+class SharedTopics:
+    """The topics whose records go to several tables. Each is read once. For one thread.
+
+    Args:
+        config: of the process, with `routing.by_field` or `by_header`.
+        resolved: plain secrets by the dotted name of their key.
+        on_found: called when there are new tables; must not block.
+    """
+
+    def __init__(
+        self, config: Config, resolved: Mapping[str, str], on_found: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._resolved = resolved
+        self._on_found = on_found
+        self._fans: dict[str, tuple[Fan, Places]] = {}
+
+    def look(
+        self, topics: Iterable[str]
+    ) -> tuple[dict[str, dict[str, str | None]], dict[str, str]]:
+        """Reads `topics`, also those that are new or have failed. Does not block for long.
+
+        Returns:
+            topic -> key of each table that is known -> a value that leads there; and topic -> why
+            it is not read.
+        """
+        found: dict[str, dict[str, str | None]] = {}
+        failed: dict[str, str] = {}
+        wanted = list(topics)
+        for topic in wanted:
+            try:
+                fan, places = self._opened(topic, len(wanted))
+            except K2IError as error:
+                failed[topic] = str(error)
+                continue
+            if fan.failure is not None:
+                failed[topic] = str(fan.failure)
+            fan.ensure()
+            found[topic] = {key: place.value for key, place in places.all.items()}
+        return found, failed
+
+    def source(self, route: Route) -> Source:
+        """What gives the records of one table."""
+        config, resolved = route.config, self._resolved
+
+        def inspect(timeout_seconds: float) -> TopicState:
+            settings = consumer_settings(config.kafka, resolved)
+            return look_at(settings, route.topic, timeout_seconds)[0]
+
+        return self._fans[route.topic][0].branch(route.key, inspect)
+
+    def start_rule(self, route: Route) -> StartRule:
+        """Where its table begins."""
+        return _FoundRule(route.config, self._fans[route.topic][1], route.key)
+
+    def settle(self, timeout_seconds: float) -> None:
+        """Reads nothing more, and waits until the tables have what was read. Blocks at most so."""
+        for fan, _ in self._fans.values():
+            fan.settle(timeout_seconds)
+
+    def close(self) -> None:
+        """Ends the reading. Blocks until it has ended."""
+        for fan, _ in self._fans.values():
+            fan.close()
+
+    def _opened(self, topic: str, clients: int) -> tuple[Fan, Places]:
+        """Raises K2IError where the kept tables cannot be read, or a table has no name."""
+        if topic in self._fans:
+            return self._fans[topic]
+        config = self._config
+        # So that there is a place for every record, whatever its value.
+        missing = target(config, topic, None)
+        places = Places(_file_of(config, topic), topic, rules_of(config))
+        values = _values_of(config)
+
+        def key_of(value: str | None) -> str:
+            try:
+                return target(config, topic, value).key
+            except ConfigError:
+                return missing.key  # a group of a rule is empty for this value
+
+        def keys_of(batch: RawBatch) -> Any:
+            return coded(values(batch), key_of)
+
+        def open_reader() -> KafkaSource:
+            kafka = config.kafka
+            return KafkaSource(
+                consumer_settings(kafka, self._resolved, clients=clients),
+                topic,
+                poll_records_max=kafka.batch_size,
+                max_message_bytes=kafka.max_message_bytes,
+                watch_seconds=kafka.metadata_refresh_seconds,
+                accept_gaps=kafka.on_gap == "continue",
+            )
+
+        def begin(state: TopicState) -> Offsets:
+            return start_offsets(state, {}, None, config.kafka.auto_offset_reset)
+
+        dealing = Dealing(
+            keys_of, begin, lambda: max(QUEUE_BYTES_MIN, QUEUES_BYTES // max(1, len(places.all)))
+        )
+        fan = Fan(open_reader, places, dealing, on_found=self._on_found)
+        self._fans[topic] = fan, places
+        return fan, places
+
+
+def known_values(config: Config, topics: Iterable[str]) -> dict[str, dict[str, str | None]]:
+    """Where records are dealt out by value: the tables of each topic that were found so far.
+
+    Returns:
+        topic -> key of each table -> a value that leads there.
+
+    Raises:
+        K2IError: what was kept of them cannot be read.
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    for topic in topics if config.routing.by_value else ():
+        places = Places(_file_of(config, topic), topic, rules_of(config))
+        found[topic] = {key: place.value for key, place in places.all.items()}
+    return found
+
+
+def _file_of(config: Config, topic: str) -> Path:
+    return Path(config.transaction_log.log_dir) / "topics" / topic / PLACES_FILE
+
+
+class _FoundRule(StartRule):
+    """A table that records nothing of the topic yet begins where its first record was found."""
+
+    def __init__(self, config: Config, places: Places, key: str) -> None:
+        super().__init__(config)
+        self._places = places
+        self._key = key
+
+    def offsets(self, topic: Any, state: SinkState | None) -> Offsets:
+        found = super().offsets(topic, state)
+        recorded = {} if state is None else state.offsets
+        if any(tp.topic == topic.topic for tp in recorded):
+            return found
+        start = self._places.start(self._key)
+        # A partition that is not there came later: all its records did.
+        return {tp: start.get(tp, 0) for tp in found}
+
+
+def _values_of(config: Config) -> ValuesOf:
+    routing, kafka = config.routing, config.kafka
+    if routing.by_header is not None:
+        return header_values(routing.by_header)
+    assert routing.by_field is not None
+    return FieldValues(
+        routing.by_field.split("."),
+        framed=kafka.format.type == "jsonschema",
+        max_message_bytes=kafka.max_message_bytes,
+    )
