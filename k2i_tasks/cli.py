@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from k2i_tasks import __version__
+from k2i_tasks import __version__, cli_dead_letters
 from k2i_tasks.cli_frame import COMPLETE_VARIABLE, run_app
 from k2i_tasks.cli_options import (
     ConfigOption,
@@ -40,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_dead_letters.app, name="dead-letters")
 
 
 class Form(StrEnum):

@@ -61,6 +61,10 @@ NAMES: tuple[str, ...] = (
     # Dead letters go before their batch.
     "dead_letters.commit.before",
     "dead_letters.committed",
+    # Those that go to a topic, before they are staged.
+    "letters.send.before",
+    "letters.commit.before",
+    "letters.sent",
     # Manifests and metadata files of a local warehouse: their bytes, and before they are told of.
     "metadata.file.written",
     "metadata.file.synced",
@@ -79,6 +83,14 @@ NAMES: tuple[str, ...] = (
     "claim.landed",
     "claim.recorded",
     "recovery.step",
+    # Dead letters are replayed: claim, what is left of an earlier replay, the commits of a piece.
+    "replay.claimed",
+    "replay.settled",
+    "replay.choose.before",
+    "replay.chosen",
+    "replay.staged",
+    "replay.committed",
+    "replay.finished",
     # Small data files are joined: files, then one commit that replaces the old ones.
     "compact.file.written",
     "compact.staged",

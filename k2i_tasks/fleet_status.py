@@ -10,6 +10,7 @@ from k2i_tasks.types import (
     ComponentHealth,
     ErrorNote,
     Health,
+    Refusal,
     RunState,
     Status,
     TopicPartition,
@@ -64,6 +65,7 @@ def combined(own: Status, tables: Sequence[Status], *, draining: bool) -> Status
         last_errors=_errors(own, tables),
         components=_components(own, tables, all_failed=bool(tables) and not some),
         tables=tuple(tables),
+        refusals=_refusals(tables),
     )
 
 
@@ -96,6 +98,21 @@ def _union(maps: Iterable[Mapping[TopicPartition, int]]) -> dict[TopicPartition,
 def _least(values: Iterable[Value | None]) -> Value | None:
     found = [value for value in values if value is not None]
     return min(found) if found else None  # type: ignore[type-var]  # numbers
+
+
+def _refusals(tables: Sequence[Status]) -> tuple[Refusal, ...]:
+    """Dead letters by kind; place and reason are the last one's of all tables."""
+    found: dict[tuple[str, str], Refusal] = {}
+    for one in (refusal for table in tables for refusal in table.refusals):
+        kind = (one.stage, one.code)
+        known = found.get(kind, one)
+        last = max(known, one, key=lambda each: each.last_at)
+        found[kind] = replace(
+            last,
+            letters=one.letters + (known.letters if kind in found else 0),
+            first_at=min(known.first_at, one.first_at),
+        )
+    return tuple(sorted(found.values(), key=lambda one: -one.letters))
 
 
 def _errors(own: Status, tables: Sequence[Status]) -> tuple[ErrorNote, ...]:

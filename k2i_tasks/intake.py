@@ -217,9 +217,10 @@ class Intake:
                 remedy="Nothing of this batch was committed; report this with the log.",
             )
         if len(raw):
-            codes = Counter(letter.code for letter in decoded.dead_letters)
-            self._meter.on_batch(len(raw), raw.payload_bytes, codes)
-            self._progress.consumed(len(raw), len(decoded.dead_letters))
+            letters = decoded.dead_letters
+            kinds = Counter((letter.stage, letter.code) for letter in letters)
+            self._meter.on_batch(len(raw), raw.payload_bytes, kinds)
+            self._progress.consumed(len(raw), letters)
         self._move(raw.ranges)
         return decoded
 

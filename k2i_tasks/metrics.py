@@ -181,7 +181,9 @@ class Metrics:
         )
         self._commits = self._counter("k2i_iceberg_commits", "Snapshots committed")
         self._rows_committed = self._counter("k2i_rows_committed", "Rows committed to the table")
-        self._dead = self._counter("k2i_dead_letters", "Records refused, by reason", "code")
+        self._dead = self._counter(
+            "k2i_dead_letters", "Records refused, by reason", "stage", "code"
+        )
         self._upkeep_runs = self._counter(
             "k2i_maintenance_runs", "Maintenance jobs that ended", "job", "outcome"
         )
@@ -220,19 +222,19 @@ class Metrics:
         self.registry.register(StatusCollector(status))
 
     def on_batch(
-        self, records: int, payload_bytes: int, dead_letter_codes: Mapping[str, int]
+        self, records: int, payload_bytes: int, refused: Mapping[tuple[str, str], int]
     ) -> None:
         """Counts one polled batch.
 
         Args:
             records: records in it, dead letters included.
             payload_bytes: bytes of its keys and values.
-            dead_letter_codes: refused records per stable code.
+            refused: dead letters by stage and stable code.
         """
         self._messages.inc(records)
         self._bytes.inc(payload_bytes)
-        for code, count in dead_letter_codes.items():
-            self._dead.labels(code).inc(count)
+        for kind, count in refused.items():
+            self._dead.labels(*kind).inc(count)
 
     def on_flush(self, reason: str, rows: int, size_bytes: int, seconds: float) -> None:
         """Counts one batch written to data files.

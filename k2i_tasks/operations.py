@@ -22,10 +22,10 @@ from k2i_tasks.errors import Component, IntegrityError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.committer import Committer, Head, rolled_back
 from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX, data_file, look_again
-from k2i_tasks.iceberg.dead_letters import DeadLetterTable
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.journal import Journal
+from k2i_tasks.letterbox import Letterbox
 from k2i_tasks.types import (
     OffsetRange,
     Offsets,
@@ -65,12 +65,12 @@ class Tables:
     Args:
         staging: writes data files; used by the flush thread.
         committer: commits; used by the commit thread (and by the starting thread before it runs).
-        dead_letters: the table of records that could not be decoded.
+        dead_letters: where records go that could not be decoded.
     """
 
     staging: Staging
     committer: Committer
-    dead_letters: DeadLetterTable
+    dead_letters: Letterbox
 
 
 class Operations:
@@ -113,7 +113,7 @@ class Operations:
         return self._tables.committer
 
     @property
-    def _dead_letters(self) -> DeadLetterTable:
+    def _dead_letters(self) -> Letterbox:
         return self._tables.dead_letters
 
     @property
@@ -205,6 +205,7 @@ class Operations:
             topic_ids={**state.topic_ids, origin.topic: origin.topic_id},
             cluster_id=origin.cluster_id,
         )
+        self._dead_letters.topic_id = origin.topic_id
         hit("claim.before")
         claimed = self._committer.claim(wanted, offsets, mine)
         hit("claim.landed")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Sequence
 
 from k2i_tasks.clock import Clock
 from k2i_tasks.types import (
     ComponentHealth,
+    DeadLetter,
     ErrorNote,
     Health,
     Offsets,
+    Refusal,
     RunState,
     Status,
     TableCommit,
@@ -76,14 +79,18 @@ class Progress:
         self._lock = threading.Lock()
         self._errors: deque[ErrorNote] = deque(maxlen=_ERRORS_KEPT)
         self._rate: deque[tuple[float, int]] = deque(maxlen=1000)
+        self._refusals: dict[tuple[str, str], Refusal] = {}
 
-    def consumed(self, records: int, dead_letters: int) -> None:
+    def consumed(self, records: int, letters: Sequence[DeadLetter]) -> None:
+        """Counts records that were decoded, those that became dead letters among them."""
         now = self._clock.unix()
         if self.first_record_at is None:
             self.first_record_at = now
             self._rate.append((now, 0))
         self.records_consumed += records
-        self.dead_letters += dead_letters
+        self.dead_letters += len(letters)
+        if letters:
+            self._refuse(letters, now)
         if now - self._rate[-1][0] >= 0.1:
             self._rate.append((now, self.records_consumed))
 
@@ -91,6 +98,8 @@ class Progress:
         """What was consumed so far is given up, and consumed again from elsewhere."""
         self.records_consumed = 0
         self.dead_letters = 0
+        with self._lock:
+            self._refusals.clear()
 
     def assigned(self, offsets: Offsets) -> None:
         """These partitions are read from now on, from there, and no others."""
@@ -134,6 +143,7 @@ class Progress:
         now = self._clock.unix()
         with self._lock:
             errors = tuple(self._errors)
+            refusals = tuple(sorted(self._refusals.values(), key=lambda one: -one.letters))
         return Status(
             state=RunState.PAUSED if self._shown_paused() else self.state,
             started_at=self.started_at,
@@ -162,7 +172,24 @@ class Progress:
             last_commit=self.last_commit,
             last_errors=errors,
             components=self._components(errors, now),
+            refusals=refusals,
         )
+
+    def _refuse(self, letters: Sequence[DeadLetter], now: float) -> None:
+        """Counts letters by kind; there are as many kinds as the decoders have codes."""
+        last = {(letter.stage, letter.code): letter for letter in letters}
+        counts = Counter((letter.stage, letter.code) for letter in letters)
+        with self._lock:
+            for kind, letter in last.items():
+                known = self._refusals.get(kind)
+                self._refusals[kind] = Refusal(
+                    *kind,
+                    letters=counts[kind] + (known.letters if known else 0),
+                    first_at=known.first_at if known else now,
+                    last_at=now,
+                    place=letter.place,
+                    reason=letter.reason,
+                )
 
     def _shown_paused(self) -> bool:
         return self.paused and self.state is RunState.RUNNING

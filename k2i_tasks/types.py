@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+#: Producers may send any int64 as a time; outside years 1 to 9999 no reader can show it.
+OLDEST_MS = -62_135_596_800_000
+NEWEST_MS = 253_402_300_799_999
 #: Kafka headers of one record, in order; names may repeat.
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -149,7 +152,8 @@ class DeadLetter:
     """A record that could not be decoded, kept whole.
 
     `stage` is the step that refused it ("decode"), `code` a stable word for counters
-    ("json.syntax"), `reason` one sentence without payload values.
+    ("json.syntax"), `reason` one sentence without payload values; `schema_id` the registry's id of
+    the schema that wrote what was refused, None where its frame tells none.
     """
 
     topic: str
@@ -162,6 +166,12 @@ class DeadLetter:
     stage: str
     code: str
     reason: str
+    schema_id: int | None = None
+
+    @property
+    def place(self) -> str:
+        """`orders/3/4711`: as `k2i dead-letters show` takes it."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +329,27 @@ class ErrorNote:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """The dead letters of one kind, as shown to people. No payload values.
+
+    Args:
+        stage, code: the kind.
+        letters: how many.
+        first_at, last_at: when they were refused, unix seconds.
+        place: the last one's topic, partition and offset.
+        reason: the last one's.
+    """
+
+    stage: str
+    code: str
+    letters: int
+    first_at: float
+    last_at: float
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything that a view, a probe or a summary shows of one run, taken at one moment.
 
@@ -353,6 +384,7 @@ class Status:
     last_commit: TableCommit | None
     last_errors: tuple[ErrorNote, ...]
     components: Mapping[str, ComponentHealth]
+    refusals: tuple[Refusal, ...] = ()
     tables: tuple[Status, ...] = ()
 
     @property

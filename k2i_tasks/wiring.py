@@ -25,8 +25,10 @@ from k2i_tasks.journal import Journal
 from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.embedded import EmbeddedBroker
 from k2i_tasks.kafka.generator import OrderGenerator
+from k2i_tasks.kafka.letters import LetterTopic, LetterTopicSettings
 from k2i_tasks.kafka.source import KafkaSource
 from k2i_tasks.kafka.start import lost_ranges, start_offsets
+from k2i_tasks.letterbox import Letterbox, claim_of
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.operations import Operations, Tables
 from k2i_tasks.ports import Settings, Source, TrackerFactory
@@ -145,13 +147,34 @@ def build_operations(
         flushing = guard_commits(open_catalog(iceberg, resolved))
         committing = guard_commits(open_catalog(iceberg, resolved))
         lettering = Committer(committing, letters, sink=sink, branch="main", owner=owner)
-        return Tables(
-            Staging(flushing, table, config),
-            Committer(committing, table, sink=sink, branch=branch, owner=owner, group=group),
+        staging = Staging(flushing, table, config)
+        committer = Committer(committing, table, sink=sink, branch=branch, owner=owner, group=group)
+        letterbox = Letterbox(
             DeadLetterTable(flushing, lettering, config),
+            letter_topic(config, resolved),
+            to_table=config.dead_letters.to != "topic",
+            confirm=claim_of(committer, staging),
+            show_payloads=config.dead_letters.log_payloads,
         )
+        return Tables(staging, committer, letterbox)
 
     return Operations(config, connect, journal, commit_offsets)
+
+
+def letter_topic(config: Config, resolved: Mapping[str, str]) -> LetterTopic | None:
+    """What sends dead letters to the configured topic; None for no topic. Reaches nothing yet."""
+    letters, iceberg = config.dead_letters, config.iceberg
+    if letters.to == "table":
+        return None
+    table = ".".join(iceberg.identifier)
+    where = LetterTopicSettings(
+        topic=config.dead_letter_topic,
+        table=table,
+        name=f"{config.kafka.consumer_group}-dead-letters-{table}-{iceberg.sink}",
+        partitions=letters.topic_partitions,
+        replicas=letters.topic_replication_factor,
+    )
+    return LetterTopic(consumer_settings(config.kafka, resolved), where)
 
 
 def _settings(config: Config, records_max: int | None) -> Settings:

@@ -35,7 +35,7 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
     shared = SharedTopics(config, resolved, woken.set) if routing.by_value else None
 
     def planned() -> Plan:
-        topics = routing.chosen(names.ask(LOOK_SECONDS))
+        topics = config.chosen_topics(names.ask(LOOK_SECONDS))
         if shared is None:
             return plan(config, topics, routing.max_tables)
         values, failed = shared.look(topics)
@@ -79,7 +79,7 @@ def configs_of(config: Config) -> list[Config]:
     if not config.routing.enabled:
         return [config]
     names = TopicNames(consumer_settings(config.kafka, secrets.opened(config)))
-    topics = config.routing.chosen(names.ask(LOOK_SECONDS))
+    topics = config.chosen_topics(names.ask(LOOK_SECONDS))
     found = plan(config, topics, config.routing.max_tables, known_values(config, topics))
     for topic, why in found.refused.items():
         raise ConfigError(f"Topic {topic} has no table: {why}", field="routing")

@@ -10,11 +10,10 @@ from k2i_tasks import secrets
 from k2i_tasks.config import Config
 from k2i_tasks.config.routes import plan
 from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
+from k2i_tasks.iceberg.beside import table_and_letters
 from k2i_tasks.iceberg.catalog import (
     check_catalog,
     check_store,
-    find_table,
-    load_table,
     open_catalog,
 )
 from k2i_tasks.iceberg.committer import Committer
@@ -25,6 +24,7 @@ from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.discovery import TopicNames
 from k2i_tasks.kafka.policy import look_at
 from k2i_tasks.kafka.ranges import RangeReader, reading_settings
+from k2i_tasks.kafka.sent_letters import sent_letters
 from k2i_tasks.kafka.source import KafkaSource
 from k2i_tasks.verification.accepted import accepted_gaps
 from k2i_tasks.verification.report import VerifyReport
@@ -35,7 +35,6 @@ from k2i_tasks.wiring_decoders import Decoders, schemas_of
 
 #: Longest wait for a broker to describe the topic, in seconds.
 LOOK_SECONDS = 15.0
-LETTER_POSITIONS = PositionColumns("partition", "offset", "topic")
 
 
 def check_connections(config: Config) -> list[tuple[str, str | None]]:
@@ -72,7 +71,7 @@ def _must_have_topics(config: Config, resolved: Mapping[str, str]) -> None:
         K2IError: the first of them, or why Kafka cannot be asked.
     """
     known = TopicNames(consumer_settings(config.kafka, resolved)).ask(LOOK_SECONDS)
-    topics = config.routing.chosen(known)
+    topics = config.chosen_topics(known)
     for topic in topics:
         if topic not in known:
             raise ServiceError(
@@ -149,19 +148,27 @@ def verify_table(
         iceberg.metadata_columns.offset,
         iceberg.metadata_columns.topic,
     )
-    # In this order: letters are committed before their rows, and the topic only grows.
-    table = load_table(catalog, config.iceberg.identifier)
+    # In this order: the topic only grows.
+    table, letters = table_and_letters(catalog, iceberg, kafka.topic)
     rows = FixedTable(table, iceberg.branch, columns, kafka.topic)
     record = sink_record(table, iceberg.sink, iceberg.branch, kafka.topic)
     must_be_told_apart(rows.name, record, config)
-    beside = find_table(catalog, iceberg.dead_letter_identifier)
     settings = consumer_settings(kafka, resolved)
     topic, compacted = look_at(settings, kafka.topic, LOOK_SECONDS)
     StartRule(config).offsets(topic, record.state)
+    sent = None
+    if config.dead_letters.to == "topic":
+        sent = sent_letters(
+            settings,
+            config.dead_letter_topic,
+            topic=kafka.topic,
+            table=rows.name,
+            seconds=LOOK_SECONDS,
+        )
     folder = Path(config.transaction_log.log_dir)
     subject = Subject(
         rows=rows,
-        letters=FixedTable(beside, "main", LETTER_POSITIONS, kafka.topic) if beside else None,
+        letters=letters,
         record=record,
         topic=topic,
         compacted=compacted,
@@ -170,6 +177,7 @@ def verify_table(
         sink=iceberg.sink,
         branch=iceberg.branch,
         accepted=accepted_gaps(folder, str(table.metadata.table_uuid), kafka.topic),
+        sent=sent,
     )
     payload = payload_columns(rows.schema, iceberg.metadata_columns)
     decoder = Decoders(config, resolved).decoder(payload)

@@ -139,7 +139,8 @@ sql_catalog = {{ type = "sqlite", url = "sqlite:///{self.folder}/catalog.db" }}"
         environ: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Starts one command of `k2i`; its errors go where its output goes."""
-        command = [*self.prefix, sys.executable, "-m", self.module, name]
+        # The configuration is an option of the innermost command: "dead-letters replay".
+        command = [*self.prefix, sys.executable, "-m", self.module, *name.split()]
         return subprocess.Popen(
             [*command, "--config", str(self.config), *arguments],
             stdout=stdout,

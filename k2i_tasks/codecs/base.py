@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -69,7 +69,9 @@ def decoded_whole(decoder: Decoder, raw: RawBatch, patience_seconds: float) -> D
                 raise
 
 
-def dead_letter(raw: RawBatch, index: int, error: DecodeError) -> DeadLetter:
+def dead_letter(
+    raw: RawBatch, index: int, error: DecodeError, schema_id: int | None = None
+) -> DeadLetter:
     """Record `index` of `raw`, kept whole, with the reason why it was refused."""
     return DeadLetter(
         topic=raw.topic,
@@ -82,6 +84,7 @@ def dead_letter(raw: RawBatch, index: int, error: DecodeError) -> DeadLetter:
         stage="decode",
         code=error.code,
         reason=error.what,
+        schema_id=schema_id,
     )
 
 
@@ -98,6 +101,7 @@ def assemble(
     payload_schema: pa.Schema,
     errors: Mapping[int, DecodeError],
     columns: MetadataColumns,
+    schema_id_of: Callable[[bytes | None], int | None] = lambda _value: None,
 ) -> DecodedBatch:
     """The decoded batch: payload columns, then metadata columns, and the dead letters.
 
@@ -107,6 +111,7 @@ def assemble(
         payload_schema: the payload columns, in order.
         errors: record index -> why it is a dead letter.
         columns: names of the metadata columns.
+        schema_id_of: the id of the schema that a value names, for its dead letter.
     """
     kept = None
     if errors:
@@ -117,7 +122,10 @@ def assemble(
     schema = pa.schema([*payload_schema, *columns.schema()])
     arrays = [payload[field.name] for field in payload_schema]
     table = pa.Table.from_arrays([*arrays, *metadata], schema=schema)
-    letters = tuple(dead_letter(raw, index, errors[index]) for index in sorted(errors))
+    letters = tuple(
+        dead_letter(raw, index, errors[index], schema_id_of(raw.values[index]))
+        for index in sorted(errors)
+    )
     return DecodedBatch(
         table=table,
         dead_letters=letters,

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.fitting import fitted, misfits, solid, unfitting
-from k2i_tasks.codecs.frames import Framing, Group, Writer
+from k2i_tasks.codecs.frames import Framing, Group, Writer, schema_id_of
 from k2i_tasks.codecs.growth import SchemaLimits
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.payloads import DecodedPayloads, PayloadDecoder
@@ -103,7 +103,7 @@ class FramedDecoder:
             places.append(rows)
         tables, places = self._with_tombstones(tables, places, frames.tombstones, errors)
         payload = _in_order(tables, places, self._schema)
-        return assemble(raw, payload, self._schema, errors, self._metadata)
+        return assemble(raw, payload, self._schema, errors, self._metadata, schema_id_of)
 
     def _decoded(
         self, group: Group, errors: dict[int, DecodeError]

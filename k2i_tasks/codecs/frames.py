@@ -112,6 +112,13 @@ class Frames:
         return cls(groups, np.flatnonzero(~present).astype(np.int64), errors)
 
 
+def schema_id_of(value: bytes | None) -> int | None:
+    """The schema's id in a value's frame; None where that is not whole."""
+    if value is None or len(value) < HEAD_BYTES or value[0] != 0:
+        return None
+    return int.from_bytes(value[1:HEAD_BYTES])
+
+
 class Framing:
     """Takes the frames off batches; the last one's are kept, since two steps ask for them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
-from k2i_tasks.codecs.frames import HEAD_BYTES, Framing
+from k2i_tasks.codecs.frames import HEAD_BYTES, Framing, schema_id_of
 from k2i_tasks.codecs.json import JsonDecoder
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.writers import Writers, ready_records
@@ -70,4 +70,4 @@ class FramedJsonDecoder:
         )
         errors |= {kept[place]: error for place, error in refused.items()}
         schema = self._json.schema or pa.schema([])
-        return assemble(raw, payload, schema, errors, self._metadata)
+        return assemble(raw, payload, schema, errors, self._metadata, schema_id_of)

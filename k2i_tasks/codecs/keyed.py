@@ -94,7 +94,7 @@ class KeyedDecoder:
             for index in sorted(bad_keys.keys() - bad_values):
                 letter = bad_keys[index]
                 error = DecodeError(f"key.{letter.code}", f"The key: {letter.reason}")
-                letters.append(dead_letter(raw, index, error))
+                letters.append(dead_letter(raw, index, error, letter.schema_id))
             letters.sort(key=lambda one: place[one.partition, one.offset])
         if column is not None:
             rows = rows.append_column(self._field(self._key.schema), column)

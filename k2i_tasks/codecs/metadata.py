@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2i_tasks.errors import ConfigError
-from k2i_tasks.types import Headers, RawBatch
+from k2i_tasks.types import NEWEST_MS, OLDEST_MS, Headers, RawBatch
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 
@@ -27,10 +27,6 @@ _TYPES = {
     "key": pa.binary(),
     "headers": HEADERS,
 }
-
-#: Producers may send any int64 as a time; outside years 1 to 9999 no reader can show it.
-_OLDEST_MS = -62_135_596_800_000
-_NEWEST_MS = 253_402_300_799_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ def metadata_arrays(
 
 def _timestamps(milliseconds: npt.NDArray[np.int64]) -> pa.Array:
     """Kafka's -1 (none) and times that no reader can show become null."""
-    absent = (milliseconds == -1) | (milliseconds < _OLDEST_MS) | (milliseconds > _NEWEST_MS)
+    absent = (milliseconds == -1) | (milliseconds < OLDEST_MS) | (milliseconds > NEWEST_MS)
     micros = np.where(absent, 0, milliseconds).astype(np.int64) * 1000
     return pa.array(micros, mask=absent if absent.any() else None).view(TIMESTAMP)
 

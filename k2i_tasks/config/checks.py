@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 #: A field, as `section.key`, and what is wrong with it.
 Problem = tuple[str, str]
 
+#: Longest name that a broker takes.
+TOPIC_CHARS_MAX = 249
 _URI_OF_CATALOG = {
     "rest": "rest_uri",
     "nessie": "rest_uri",
@@ -30,6 +32,7 @@ def contradictions(config: Config) -> list[Problem]:
         *_rest_login(config.iceberg),
         *_store(config.iceberg),
         *_table(config.iceberg, config.kafka.key_format),
+        *_dead_letters(config),
         *_process(config),
     ]
 
@@ -169,6 +172,16 @@ def _table(iceberg: Iceberg, keys: KafkaKeyFormat) -> Iterator[Problem]:
         taken.setdefault(column, key)
     if keys.type != "raw" and keys.column.lower() in taken:
         yield "kafka.key_format.column", f"is the name of {taken[keys.column.lower()]} too"
+
+
+def _dead_letters(config: Config) -> Iterator[Problem]:
+    if config.dead_letters.to == "table":
+        return
+    name = config.dead_letter_topic
+    if name == config.kafka.topic:
+        yield "dead_letters.topic", "must not be kafka.topic itself"
+    if len(name) > TOPIC_CHARS_MAX:
+        yield "dead_letters.topic", f"is needed, since {name!r} is too long for a topic's name"
 
 
 def _process(config: Config) -> Iterator[Problem]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Self
 
 from pydantic import PrivateAttr, model_validator
 
 from k2i_tasks.config.checks import contradictions
 from k2i_tasks.config.fields import Section, setting
+from k2i_tasks.config.model_dead_letters import DeadLetters
 from k2i_tasks.config.model_iceberg import Iceberg
 from k2i_tasks.config.model_kafka import Kafka
 from k2i_tasks.config.model_maintenance import Maintenance
@@ -23,6 +25,9 @@ from k2i_tasks.config.model_runtime import (
 )
 from k2i_tasks.errors import ConfigError
 
+#: What the name of a topic of dead letters ends with, behind that of the topic they are of.
+LETTERS_SUFFIX = "__dead_letters"
+
 
 class Config(Section):
     """All settings of one ingestion, checked one by one and against each other."""
@@ -31,6 +36,9 @@ class Config(Section):
     routing: Routing = setting("Many topics and tables.", Routing(), native=True)
     schema_evolution: SchemaEvolution = setting("Changes of the schema.", SchemaEvolution())
     iceberg: Iceberg = setting("Where it lands.")
+    dead_letters: DeadLetters = setting(
+        "Records that cannot be decoded.", DeadLetters(), native=True
+    )
     buffer: Buffer = setting("Rows in memory.", Buffer())
     transaction_log: TransactionLog = setting("The write-ahead log.", TransactionLog())
     maintenance: Maintenance = setting("Upkeep of the table.", Maintenance())
@@ -38,6 +46,26 @@ class Config(Section):
     rpc: Rpc = setting("K2I's local socket.", Rpc())
     prefect: PrefectSettings = setting("Prefect.", PrefectSettings(), native=True)
     run: Run = setting("Bounds of one run.", Run(), native=True)
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """The dead-letter topic's name, whether given or derived."""
+        return self.dead_letters.topic or f"{self.kafka.topic}{LETTERS_SUFFIX}"
+
+    def chosen_topics(self, known: Iterable[str]) -> list[str]:
+        """The topics that many are chosen from; none that is for dead letters is found by pattern.
+
+        Args:
+            known: names of all topics there are.
+        """
+        letters = self.dead_letters
+        if letters.to != "table":
+            known = [
+                name
+                for name in known
+                if name != letters.topic and not name.endswith(LETTERS_SUFFIX)
+            ]
+        return self.routing.chosen(known)
 
     _load_notes: tuple[str, ...] = PrivateAttr(default=())
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.catalog import Catalog
 from pyiceberg.manifest import DataFile
+from pyiceberg.table import Table
 
 from k2i_tasks.config import Config
 from k2i_tasks.failpoints import hit
@@ -20,9 +21,17 @@ from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.committer import Committer, Head
 from k2i_tasks.iceberg.data_files import data_file, read_staged, why_unusable
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.schema import create_table
+from k2i_tasks.iceberg.schema import create_table, evolve
 from k2i_tasks.iceberg.writer import DataFileWriter
-from k2i_tasks.types import DeadLetter, OffsetRange, Ranges, StagedFile, TopicPartition
+from k2i_tasks.types import (
+    NEWEST_MS,
+    OLDEST_MS,
+    DeadLetter,
+    OffsetRange,
+    Ranges,
+    StagedFile,
+    TopicPartition,
+)
 
 HEADER = pa.struct([pa.field("key", pa.string()), pa.field("value", pa.binary())])
 
@@ -39,6 +48,10 @@ SCHEMA = pa.schema(
         pa.field("code", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("failed_at", pa.timestamp("us", "UTC")),
+        # Tables of older versions get these with the first letter, or replay.
+        pa.field("schema_id", pa.int32()),
+        pa.field("replay_id", pa.string()),
+        pa.field("replayed_at", pa.timestamp("us", "UTC")),
     ]
 )
 
@@ -49,12 +62,11 @@ def as_table(letters: Sequence[DeadLetter], failed_at: float) -> pa.Table:
         None if letter.headers is None else [{"key": k, "value": v} for k, v in letter.headers]
         for letter in letters
     ]
-    stamps = [one.timestamp_ms * 1000 if one.timestamp_ms >= 0 else None for one in letters]
     columns = {
         "topic": [letter.topic for letter in letters],
         "partition": [letter.partition for letter in letters],
         "offset": [letter.offset for letter in letters],
-        "timestamp": stamps,
+        "timestamp": [_micros(letter.timestamp_ms) for letter in letters],
         "key": [letter.key for letter in letters],
         "value": [letter.value for letter in letters],
         "headers": headers,
@@ -62,9 +74,23 @@ def as_table(letters: Sequence[DeadLetter], failed_at: float) -> pa.Table:
         "code": [letter.code for letter in letters],
         "reason": [letter.reason for letter in letters],
         "failed_at": [int(failed_at * 1_000_000)] * len(letters),
+        "schema_id": [_signed(letter.schema_id) for letter in letters],
+        "replay_id": [None] * len(letters),
+        "replayed_at": [None] * len(letters),
     }
     arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _micros(timestamp_ms: int) -> int | None:
+    """As in the table: Kafka's -1 (none) and times that no reader can show are null."""
+    shown = OLDEST_MS <= timestamp_ms <= NEWEST_MS and timestamp_ms != -1
+    return timestamp_ms * 1000 if shown else None
+
+
+def _signed(schema_id: int | None) -> int | None:
+    """Ids are positive; a frame of garbage may say more than an int holds."""
+    return schema_id if schema_id is None or schema_id < 1 << 31 else None
 
 
 class DeadLetterTable:
@@ -89,6 +115,7 @@ class DeadLetterTable:
             hit("dead_letters.create.before")
             table = create_table(self._catalog, identifier, SCHEMA, self._config)
             hit("dead_letters.created")
+        table = with_all_columns(self._catalog, table)
         rows = as_table(letters, time.time())
         return DataFileWriter(table, self._config).write([rows], batch_id=batch_id)
 
@@ -133,6 +160,12 @@ class DeadLetterTable:
                 rows = head.table.scan(row_filter=where, selected_fields=fields).to_arrow()
                 found.update(zip(*(rows[name].to_pylist() for name in fields), strict=True))
         return found
+
+
+def with_all_columns(catalog: Catalog, table: Table) -> Table:
+    """A dead-letter table with the columns that an older version did not make. May block."""
+    known = {field.name for field in table.schema().fields}
+    return table if known.issuperset(SCHEMA.names) else evolve(catalog, table.name(), SCHEMA)
 
 
 def _without(rows: pa.Table, present: set[tuple[str, int, int]]) -> pa.Table:

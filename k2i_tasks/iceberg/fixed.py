@@ -44,10 +44,19 @@ class FixedTable:
         branch: whose newest snapshot is read.
         columns: where Kafka's coordinates are.
         topic: the topic whose rows are read.
+        only: the condition of the rows that `positions` gives; None for all.
     """
 
-    def __init__(self, table: Table, branch: str, columns: PositionColumns, topic: str) -> None:
+    def __init__(
+        self,
+        table: Table,
+        branch: str,
+        columns: PositionColumns,
+        topic: str,
+        only: BooleanExpression | None = None,
+    ) -> None:
         self.table = table
+        self._only = only
         self._columns = columns
         self._topic = topic
         found = table.snapshot_by_name(branch)
@@ -65,7 +74,7 @@ class FixedTable:
 
     def positions(self) -> tuple[int, Iterator[PositionBatch]]:
         """See `read_positions`."""
-        return read_positions(self.table, self.snapshot_id, self._columns, self._topic)
+        return read_positions(self.table, self.snapshot_id, self._columns, self._topic, self._only)
 
     def rows(self, windows: Sequence[Window], columns: Sequence[str] = ()) -> pa.Table:
         """The rows of our topic at these positions, types as in `arrow_schema`.

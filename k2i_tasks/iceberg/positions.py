@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import FileFormat
 from pyiceberg.schema import Schema
@@ -62,7 +62,11 @@ class PositionBatch:
 
 
 def read_positions(
-    table: Table, snapshot_id: int | None, columns: PositionColumns, topic: str
+    table: Table,
+    snapshot_id: int | None,
+    columns: PositionColumns,
+    topic: str,
+    only: BooleanExpression | None = None,
 ) -> tuple[int, Iterator[PositionBatch]]:
     """The positions of all rows as of a snapshot. May block, while it is consumed as well.
 
@@ -71,6 +75,7 @@ def read_positions(
         snapshot_id: which snapshot; None for a branch that has none.
         columns: where the positions are.
         topic: rows of others are only counted, where the topic is kept.
+        only: the condition of the rows that are read; None for all.
 
     Returns:
         Rows by the files' own account (deletes not counted), and the batches.
@@ -78,10 +83,30 @@ def read_positions(
     if snapshot_id is None:
         return 0, iter(())
     with translated("reading the manifests of " + ".".join(table.name())):
-        scan = table.scan(snapshot_id=snapshot_id, selected_fields=columns.names)
+        scan = table.scan(
+            only or AlwaysTrue(), snapshot_id=snapshot_id, selected_fields=columns.names
+        )
         tasks = list(scan.plan_files())
     rows = sum(task.file.record_count for task in tasks)
-    return rows, _batches(_Reading(table, scan.projection(), columns, topic), tasks)
+    return rows, _batches(_Reading(table, scan.projection(), columns, topic, only), tasks)
+
+
+def read_files(
+    table: Table,
+    schema: Schema,
+    columns: PositionColumns,
+    topic: str,
+    tasks: Iterable[FileScanTask],
+) -> Iterator[PositionBatch]:
+    """The positions of all rows of some files. May block.
+
+    Args:
+        table: as loaded.
+        schema: the position columns alone, as of the snapshot.
+        columns, topic: as for `read_positions`.
+        tasks: the files, with their deletes.
+    """
+    return _batches(_Reading(table, schema, columns, topic), tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +117,7 @@ class _Reading:
     schema: Schema
     columns: PositionColumns
     topic: str
+    only: BooleanExpression | None = None
 
 
 def _batches(reading: _Reading, tasks: Iterable[FileScanTask]) -> Iterator[PositionBatch]:
@@ -119,7 +145,8 @@ def _batches(reading: _Reading, tasks: Iterable[FileScanTask]) -> Iterator[Posit
 def _columns(reading: _Reading, task: FileScanTask) -> Iterator[pa.RecordBatch]:
     """Batches with the columns under their names in the table; the topic only if needed."""
     table, topic = reading.table, reading.columns.topic
-    if not task.delete_files and task.file.file_format == FileFormat.PARQUET:
+    plain = reading.only is None and not task.delete_files
+    if plain and task.file.file_format == FileFormat.PARQUET:
         with table.io.new_input(task.file.file_path).open() as stream:
             file = pq.ParquetFile(stream, pre_buffer=True)
             names = _names_by_id(reading.schema, file.schema_arrow)
@@ -131,7 +158,7 @@ def _columns(reading: _Reading, task: FileScanTask) -> Iterator[pa.RecordBatch]:
                     arrays = [batch.column(name) for name in wanted]
                     yield pa.RecordBatch.from_arrays(arrays, names=list(names))
                 return
-    scan = ArrowScan(table.metadata, table.io, reading.schema, AlwaysTrue())
+    scan = ArrowScan(table.metadata, table.io, reading.schema, reading.only or AlwaysTrue())
     yield from scan.to_record_batches([task])
 
 

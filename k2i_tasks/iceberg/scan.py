@@ -84,23 +84,30 @@ def _scan(
     if snapshot_id is not None and table.snapshot_by_id(snapshot_id) is None:
         raise ConfigError(f"Table {name} has no snapshot {snapshot_id}.")
     return table.scan(
-        row_filter=_condition(where, table, name),
+        row_filter=condition(where, table, name),
         selected_fields=tuple(columns) or ("*",),
         limit=limit,
         snapshot_id=snapshot_id,
     )
 
 
-def _condition(where: str | BooleanExpression, table: Table, name: str) -> BooleanExpression:
-    """The condition, known to fit the table's columns and their types."""
+def condition(where: str | BooleanExpression, table: Table, name: str) -> BooleanExpression:
+    """The condition, known to fit the table's columns and their types.
+
+    Raises:
+        ConfigError: it cannot be read, or does not fit.
+    """
     if not where:
         return AlwaysTrue()
     try:
         parsed = parse(where) if isinstance(where, str) else where
         bind(table.schema(), parsed, case_sensitive=True)
     except (ParseBaseException, ValueError, TypeError) as error:
+        # The grammar in full, which the parser tells, says less than the place.
+        why = f"{where!r} is none" if isinstance(error, ParseBaseException) else str(error)
         raise ConfigError(
-            f"The condition on {name} cannot be used: {error}.",
+            f"The condition on {name} cannot be used: {why.rstrip('.')}.",
+            field="where",
             remedy="Write it as column = 'value', with >, <, in (...), is null, and, or, not.",
         ) from error
     return parsed

@@ -162,6 +162,11 @@ def state_key(sink: str) -> str:
     return f"k2i.{sink}.state"
 
 
+def replay_sink(sink: str) -> str:
+    """Name of the sink of replayed letters beside `sink`; no configured one can have it."""
+    return f"{sink}+replay"
+
+
 def sink_properties(metadata: TableMetadata, branch: str) -> dict[str, str]:
     """The states of all sinks at the head of `branch`, to be carried forward by any commit."""
     found = {k: v for k, v in metadata.properties.items() if is_state(k)}

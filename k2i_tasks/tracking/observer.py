@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from k2i_tasks.errors import TransientError
-from k2i_tasks.tracking.report import Stretch, Tally, artifact_key, markdown
+from k2i_tasks.tracking.report import (
+    Stretch,
+    Tally,
+    artifact_key,
+    markdown,
+    refusals_markdown,
+)
 from k2i_tasks.tracking.seat import Seat
 from k2i_tasks.types import Status
 
@@ -67,6 +73,8 @@ class Observer:
         self._seat: Seat | None = None
         self._first: Status | None = None
         self._artifact_id: UUID | None = None
+        #: Of the dead letters, and how many it tells of.
+        self._refusals: tuple[UUID | None, int] = (None, 0)
         self._unfinished: deque[UUID] = deque(maxlen=UNFINISHED_MAX)
         self._answered_at: float | None = None
         self._away = False
@@ -113,6 +121,7 @@ class Observer:
         """Watches and reports on `seat` from now on."""
         with self._lock:
             self._seat, self._first, self._artifact_id = seat, self._status(), None
+            self._refusals = (None, 0)
             self._published_at = time.monotonic()
 
     def end(self, api: Api, seat: Seat) -> None:
@@ -202,6 +211,22 @@ class Observer:
                 seat.flow_run_id,
                 self._artifact_id,
             )
+            self._publish_refusals(api, seat, last)
+
+    def _publish_refusals(self, api: Api, seat: Seat, status: Status) -> None:
+        """The dead letters by reason, once there are some, and when there are more."""
+        artifact_id, told = self._refusals
+        letters = sum(one.letters for one in status.refusals)
+        if letters == told:
+            return
+        artifact_id = api.put_markdown(
+            artifact_key(self._options.table, prefix="k2i-dead-letters"),
+            refusals_markdown(status),
+            f"Dead letters of {self._options.table}",
+            seat.flow_run_id,
+            artifact_id,
+        )
+        self._refusals = (artifact_id, letters)
 
     def _note_away(self, error: TransientError) -> None:
         starting = self._answered_at is None and time.monotonic() < self._patient_until

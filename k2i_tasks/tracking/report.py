@@ -127,8 +127,7 @@ def _partitions(status: Status) -> Iterable[Sequence[str]]:
 
 def _errors(status: Status) -> Iterable[Sequence[str]]:
     for note in status.last_errors[-ERRORS_SHOWN_MAX:]:
-        when = datetime.fromtimestamp(note.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        yield when, note.component, note.message
+        yield _clock(note.at), note.component, note.message
 
 
 def _ways(counts: dict[str, int]) -> str:
@@ -146,6 +145,36 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in row)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def refusals_markdown(status: Status) -> str:
+    """The dead letters of a run by kind, as Markdown; no values of payloads."""
+    rows = [
+        (
+            one.code,
+            one.stage,
+            f"{one.letters:,}",
+            _clock(one.first_at),
+            _clock(one.last_at),
+            one.place,
+            one.reason,
+        )
+        for one in status.refusals
+    ]
+    head = ("code", "stage", "letters", "first", "last", "last at", "reason")
+    total = sum(one.letters for one in status.refusals)
+    parts = [
+        f"# Dead letters of {status.topic} → {status.table}",
+        f"{total:,} of {status.records_consumed:,} records that this run has read.",
+        markdown_table(head, rows),
+        "`k2i dead-letters list` counts all there are, `show` shows one, `replay` puts those that "
+        "can be decoded by now into the table.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def table_markdown(report: Mapping[str, Any], read_at: datetime) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from k2i_tasks.config import Config
 from k2i_tasks.errors import ConfigError
 from k2i_tasks.iceberg.fixed import FixedTable, SinkRecord
+from k2i_tasks.kafka.sent_letters import Places
 from k2i_tasks.kafka.state import TopicState
 from k2i_tasks.types import OffsetRange
 from k2i_tasks.verification.report import Values
@@ -47,6 +48,7 @@ class Subject:
         keys: names of the table's columns with partition and offset.
         sink, branch: by name.
         accepted: gaps that were accepted.
+        sent: partitions and offsets of letters that are in a topic alone.
     """
 
     rows: FixedTable
@@ -59,6 +61,7 @@ class Subject:
     sink: str
     branch: str
     accepted: Mapping[int, Sequence[OffsetRange]]
+    sent: Places | None = None
 
 
 def must_be_told_apart(table: str, record: SinkRecord, config: Config) -> None:

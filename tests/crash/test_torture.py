@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from k2i_tasks.failpoints import NAMES
+from tests.torture.cycles import PLACES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CYCLES = 120
@@ -34,7 +34,7 @@ def test_a_deck_of_crashes_and_faults_loses_and_doubles_nothing(tmp_path: Path) 
     assert done.returncode == 0, done.stdout[-8000:]
     found = json.loads(tally.read_text(encoding="utf-8"))
     assert found["cycles"] == CYCLES
-    assert set(found["kills_by_place"]) == set(NAMES), "some places killed nobody"
+    assert set(found["kills_by_place"]) == set(PLACES), "some places killed nobody"
     assert found["kinds"]["log lost"] >= 10
     frozen = ("fenced", "frozen after its last commit")
     assert sum(found["outcomes"].get(what, 0) for what in frozen) >= 10

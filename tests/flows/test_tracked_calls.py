@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from k2i_tasks.calls import Call, RetryPolicy
 from k2i_tasks.companion import Companion, ShowOptions
 from k2i_tasks.errors import IntegrityError, TransientError
+from k2i_tasks.types import Refusal
 from tests.flows.rig import QUICK, Rig, status, wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect_api_url")
@@ -20,14 +22,17 @@ pytestmark = pytest.mark.usefixtures("prefect_api_url")
 
 @contextmanager
 def shown(
-    table: str, drains: list[str] | None = None, **options: Any
+    table: str,
+    drains: list[str] | None = None,
+    status_changes: dict[str, object] | None = None,
+    **options: Any,
 ) -> Iterator[tuple[Companion, Rig]]:
     """A companion whose first flow run is attached, and a rig on its tracker."""
     from k2i_tasks import tasks
 
     companion = Companion(
         ShowOptions("orders", table, **({"watch_interval_seconds": 0.5} | options)),
-        lambda: status(table=table),
+        lambda: status(table=table, **(status_changes or {})),
         (drains if drains is not None else []).append,
         claim_timeout_seconds=10.0,  # this machine is busy; being late is tested elsewhere
         settings=tasks.settings_here(),
@@ -216,3 +221,25 @@ def test_a_generation_has_one_summary_that_is_written_anew() -> None:
     (artifact,) = found()
     assert "| flush | 1 |" in artifact.data
     assert artifact.flow_run_id == flow_runs("t.summary")[0].id
+
+
+def test_dead_letters_have_an_artifact_of_their_own_that_grows_with_them() -> None:
+    from prefect.client.schemas.filters import ArtifactFilter
+
+    refusals = [Refusal("decode", "json.syntax", 2, 0.0, 1.0, "orders/0/7", "no JSON")]
+    body = ArtifactFilter.model_validate({"key": {"any_": ["k2i-dead-letters-t-refused"]}})
+
+    def found() -> list[Any]:
+        return list(api().read_artifacts(artifact_filter=body))
+
+    changing: dict[str, object] = {}
+    with shown("t.refused", status_changes=changing, artifact_interval_seconds=0.6) as (_, rig):
+        rig.flush_and_commit("1")
+        wait_until(lambda: len(rig.done) == 2, 20, "calls are done")
+        assert found() == [], "there were no letters yet"
+        changing["refusals"] = tuple(refusals)
+        wait_until(lambda: bool(found()), 20, "an artifact")
+        changing["refusals"] = (replace(refusals[0], letters=5),)
+    (artifact,) = found()
+    assert "| json.syntax | decode | 5 |" in artifact.data, "it was not written at the end"
+    assert artifact.flow_run_id == flow_runs("t.refused")[0].id

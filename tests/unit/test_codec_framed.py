@@ -49,6 +49,8 @@ def test_what_is_no_frame_or_has_no_schema_is_a_dead_letter_with_its_code() -> N
         "avro.too_large",
     ]
     assert payload(found) == [{"a": 1}]
+    ids = [letter.schema_id for letter in found.dead_letters]
+    assert ids == [None, None, None, 9, 1]
 
 
 def test_nothing_but_tombstones_and_dead_letters_has_no_columns() -> None:

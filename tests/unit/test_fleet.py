@@ -17,7 +17,14 @@ from k2i_tasks.fleet import Fleet
 from k2i_tasks.fleet_status import combined
 from k2i_tasks.progress import Progress
 from k2i_tasks.serving.health import health_report, not_ready_because, overall_health
-from k2i_tasks.types import ComponentHealth, Health, RunState, Status, TopicPartition
+from k2i_tasks.types import (
+    ComponentHealth,
+    Health,
+    Refusal,
+    RunState,
+    Status,
+    TopicPartition,
+)
 from tests.unit.samples import sample_status
 from tests.unit.test_routing import config_of
 
@@ -244,3 +251,23 @@ def test_one_table_that_fails_does_not_make_the_process_unhealthy(
         name = f"t{states.index(FAILED)}"
         assert both.components["schema"].message == f"{name}: It does not fit."
     assert combined(own(), tables[:1], draining=True).state is RunState.DRAINING
+
+
+def test_dead_letters_of_many_tables_are_counted_by_kind() -> None:
+    def refusal(letters: int, at: float, place: str, code: str = "json.syntax") -> Refusal:
+        return Refusal("decode", code, letters, at - 5, at, place, f"reason of {place}")
+
+    shown = combined(
+        own(),
+        [
+            table("a", refusals=(refusal(3, 20.0, "a/0/1"),)),
+            table(
+                "b", refusals=(refusal(1, 9.0, "b/0/2", "json.empty"), refusal(4, 10.0, "b/0/1"))
+            ),
+        ],
+        draining=False,
+    )
+    syntax, empty = shown.refusals
+    assert (syntax.letters, syntax.first_at, syntax.last_at) == (7, 5.0, 20.0)
+    assert (syntax.place, syntax.reason) == ("a/0/1", "reason of a/0/1")
+    assert (empty.letters, empty.code) == (1, "json.empty")

@@ -32,7 +32,7 @@ UNITS = ("milliseconds", "_ms", "minutes", "hours", "kilobytes", "megabytes", "_
 def metrics() -> Metrics:
     counted = Metrics()
     counted.watch(sample_status)
-    counted.on_batch(500, 135_000, {"json.syntax": 2})
+    counted.on_batch(500, 135_000, {("decode", "json.syntax"): 2})
     counted.on_batch(100, 27_000, {})
     counted.on_flush("time", 598, 40_000, 0.03)
     counted.on_commit(sample_commit(rows=598), 0.12)
@@ -58,7 +58,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 def test_events_are_counted(metrics: Metrics) -> None:
     assert value(metrics, "k2i_messages_consumed_total") == 600
     assert value(metrics, "k2i_bytes_consumed_total") == 162_000
-    assert value(metrics, "k2i_dead_letters_total", code="json.syntax") == 2
+    assert value(metrics, "k2i_dead_letters_total", stage="decode", code="json.syntax") == 2
     assert value(metrics, "k2i_flushes_total", reason="time") == 1
     assert value(metrics, "k2i_rows_flushed_total") == 598
     assert value(metrics, "k2i_rows_committed_total") == 598

@@ -20,7 +20,8 @@ from k2i_tasks.errors import (
     health_component_of,
 )
 from k2i_tasks.progress import Progress
-from k2i_tasks.types import Health, RunState
+from k2i_tasks.tracking.report import refusals_markdown
+from k2i_tasks.types import DeadLetter, Health, RunState
 
 ICEBERG = Component.ICEBERG
 
@@ -82,6 +83,26 @@ def test_the_component_that_an_error_speaks_of_is_shown_degraded_and_no_other(
 
 def test_what_is_given_up_is_not_counted_as_consumed() -> None:
     shown = progress()
-    shown.consumed(100, 0)
+    shown.consumed(100, ())
     shown.let_go(40)
     assert shown.status().records_consumed == 60
+
+
+def refused(offset: int, code: str, reason: str = "no JSON") -> DeadLetter:
+    return DeadLetter("t", 0, offset, -1, None, b"secret", None, "decode", code, reason)
+
+
+def test_dead_letters_are_counted_by_kind_with_the_place_of_the_last_and_no_value() -> None:
+    shown = progress()
+    shown.consumed(10, [refused(1, "json.syntax"), refused(2, "json.empty")])
+    shown.consumed(10, [refused(5, "json.syntax", "another reason")])
+    syntax, empty = shown.status().refusals
+    assert (syntax.code, syntax.letters, syntax.place) == ("json.syntax", 2, "t/0/5")
+    assert (syntax.reason, empty.letters) == ("another reason", 1)
+    assert syntax.first_at <= syntax.last_at
+    text = refusals_markdown(shown.status())
+    assert "3 of 20 records" in text
+    assert "| json.syntax | decode | 2 |" in text
+    assert "secret" not in text
+    shown.forget_records()
+    assert shown.status().refusals == ()

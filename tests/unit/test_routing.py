@@ -182,3 +182,17 @@ def test_routing_and_a_topic_of_its_own_exclude_each_other() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, environ={}, overrides=overrides)
     assert caught.value.field == "kafka.assignment"
+
+
+def test_topics_of_dead_letters_are_not_found_by_an_expression() -> None:
+    names = ["orders", "orders__dead_letters", "refused"]
+    changes = {**BASE, "routing.topic_pattern": ".*"}
+
+    def chosen(**letters: Any) -> list[str]:
+        more = {f"dead_letters.{key}": value for key, value in letters.items()}
+        found = load_config(None, environ={}, overrides={**changes, **more})
+        return found.chosen_topics(names)
+
+    assert chosen() == names
+    assert chosen(to="both") == ["orders", "refused"]
+    assert chosen(to="topic", topic="refused") == ["orders"]

@@ -49,6 +49,9 @@ def replace_files(
     touched: Mapping[str, Sequence[ManifestEntry]],
     joined: Sequence[Joined],
     intent: Intent,
+    *,
+    operation: Operation = Operation.REPLACE,
+    job: str = "compaction",
 ) -> int:
     """Builds and sends one commit on the head of `branch`. One attempt. May block.
 
@@ -61,6 +64,8 @@ def replace_files(
         touched: the live entries of those that hold the files to be replaced, by location.
         joined: the new files, each with those that it replaces.
         intent: called once the commit is built, before it is sent.
+        operation: `REPLACE` where the rows stay what they are, else `OVERWRITE`.
+        job: what this is, in the summary and in errors.
 
     Returns:
         Id of the snapshot.
@@ -70,14 +75,16 @@ def replace_files(
         TransientError: catalog or store is away, or another writer moved the head.
         CommitStateUnknownError: sent, outcome unknown.
     """
-    entries = {**sink_properties(table.metadata, branch), JOB_KEY: "compaction"}
+    entries = {**sink_properties(table.metadata, branch), JOB_KEY: job}
     transaction = MemoTransaction(table)
-    producer = ReplaceFiles(transaction, table, branch, entries, manifests, touched, joined)
+    producer = ReplaceFiles(
+        transaction, table, branch, entries, manifests, touched, joined, operation
+    )
     parent = table.metadata.refs[branch].snapshot_id
     if producer._parent_snapshot_id != parent:
         raise IntegrityError(
-            f"Compaction of {'.'.join(table.name())}: built on {producer._parent_snapshot_id}, "
-            f"head is {parent}."
+            f"{job.capitalize()} of {'.'.join(table.name())}: built on "
+            f"{producer._parent_snapshot_id}, head is {parent}."
         )
     with translated("writing manifests of " + ".".join(table.name())):
         producer.commit()
@@ -100,10 +107,13 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         manifests: Sequence[ManifestFile],
         touched: Mapping[str, Sequence[ManifestEntry]],
         joined: Sequence[Joined],
+        operation: Operation = Operation.REPLACE,
     ) -> None:
         # PyIceberg sums up totals for the operations that it writes itself; `_summary` renames it.
         super().__init__(Operation.OVERWRITE, transaction, table.io, None, properties, branch)
         self._table = table
+        self._wanted = operation
+        self._job = properties.get(JOB_KEY, "compaction").capitalize()
         self._head = manifests
         self._touched = touched
         self._joined = joined
@@ -130,7 +140,7 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         gone = {entry.data_file.file_path for entry in self._removed}
         if gone != self._replaced or len(self._removed) != len(self._replaced):
             raise IntegrityError(
-                f"Compaction of {'.'.join(self._table.name())}: of {len(self._replaced)} files to "
+                f"{self._job} of {'.'.join(self._table.name())}: of {len(self._replaced)} files to "
                 f"be replaced {len(self._removed)} were found; nothing is committed."
             )
         found = [*written, *self._existing_manifests()]
@@ -200,7 +210,7 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         files = before[0] - len(self._replaced) + len(self._joined)
         if after != (files, before[1]):
             raise IntegrityError(
-                f"Compaction of {'.'.join(self._table.name())} would turn {before[0]} files with "
+                f"{self._job} of {'.'.join(self._table.name())} would turn {before[0]} files with "
                 f"{before[1]} rows into {after[0]} with {after[1]}, and not into {files} with as "
                 "many rows; nothing is committed."
             )
@@ -223,7 +233,7 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         summed = update_snapshot_summaries(
             Summary(self._operation, **entries), parent.summary if parent is not None else None
         )
-        return Summary(Operation.REPLACE, **summed.additional_properties)
+        return Summary(self._wanted, **summed.additional_properties)
 
 
 def _totals(manifests: Sequence[ManifestFile]) -> tuple[int, int] | None:

@@ -73,13 +73,21 @@ class Rewriter:
         table: the rows are written by its schema, current spec and sort order.
         codec: as `iceberg.compression`.
         stopping: asked between row groups; when true, the file is given up.
+        change: what is made of the rows: as many, of the same partition.
     """
 
-    def __init__(self, table: Table, codec: str, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        codec: str,
+        stopping: Callable[[], bool],
+        change: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+    ) -> None:
         self._table = table
         self._output = DataFileOutput(table, codec)
         self._order = table.sort_order()
         self._stopping = stopping
+        self._change = change
         self._scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
 
     def join(self, sources: Sequence[Source]) -> Joined:
@@ -137,7 +145,7 @@ class Rewriter:
     def _piece(self, batches: Sequence[pa.Table]) -> pa.Table:
         if not batches:
             return align(self._output.schema.empty_table(), self._output.schema)
-        rows = pa.concat_tables(batches)
+        rows = self._change(pa.concat_tables(batches))
         return in_order(rows, self._table.schema(), self._order)
 
     def _batches(self, sources: Sequence[Source]) -> Iterator[pa.Table]:
