@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from k2i_tasks.codecs.text_types import temporal_type
+from k2i_tasks.codecs.text_types import are_readable, temporal_form
 
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
@@ -40,6 +40,7 @@ class Shape:
     __slots__ = (
         "_bools",
         "_doubles",
+        "_forms",
         "_high",
         "_ints",
         "_low",
@@ -52,7 +53,10 @@ class Shape:
     def __init__(self) -> None:
         self._bools = self._ints = self._doubles = self._texts = False
         self._low = self._high = 0
-        self._temporal: set[pa.DataType | None] = set()
+        #: Temporal types that the texts show by their forms, None for plain text.
+        self._forms: set[pa.DataType | None] = set()
+        #: Texts of one such form that were not read yet: all at once is much cheaper.
+        self._temporal: list[str] = []
         self.items: Shape | None = None
         self.fields: dict[str, Shape] | None = None
 
@@ -65,8 +69,9 @@ class Shape:
         elif isinstance(value, str):
             self._texts = True
             # Once plain text was seen the column is plain text: no need to look further.
-            if None not in self._temporal:
-                self._temporal.add(temporal_type(value))
+            if None not in self._forms:
+                self._forms.add(temporal_form(value))
+                self._temporal.append(value)
         elif isinstance(value, int):
             self._ints = True
             self._low = min(self._low, value)
@@ -97,11 +102,19 @@ class Shape:
         if self._bools:
             return pa.bool_()
         if self._texts:
-            only = next(iter(self._temporal)) if len(self._temporal) == 1 else None
-            return only or pa.string()
+            return self._temporal_type() or pa.string()
         if self._doubles:
             exact = max(self._high, -self._low) <= EXACT_DOUBLE_MAX
             return pa.float64() if exact else None
         if self._low >= INT64_MIN and self._high <= INT64_MAX:
             return pa.int64()
         return pa.decimal128(38, 0) if max(self._high, -self._low) < _DECIMAL_END else None
+
+    def _temporal_type(self) -> pa.DataType | None:
+        """The one type that every text can be read as; None if there is none."""
+        only = next(iter(self._forms)) if len(self._forms) == 1 else None
+        if only is not None and not are_readable(self._temporal, only):
+            only = None
+            self._forms.add(None)
+        self._temporal = []
+        return only

@@ -6,6 +6,7 @@ The fast and the exact path both call `from_text`, so they cannot disagree.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from uuid import UUID
 
 import pyarrow as pa
@@ -60,23 +61,24 @@ def from_text(texts: pa.Array, wanted: pa.DataType) -> pa.Array:
     return _uuids(texts)
 
 
-def temporal_type(text: str) -> pa.DataType | None:
-    """The temporal type that a string shows by its form and can be read as; None for plain text."""
+def temporal_form(text: str) -> pa.DataType | None:
+    """The temporal type that a string shows by its form; None for plain text."""
     if len(text) < 10 or text[4] != "-":
         return None
     if _DATE.fullmatch(text):
-        wanted = DATE
-    elif _ZONED.fullmatch(text):
-        wanted = ZONED
-    elif _LOCAL.fullmatch(text):
-        wanted = LOCAL
-    else:
-        return None
+        return DATE
+    if _ZONED.fullmatch(text):
+        return ZONED
+    return LOCAL if _LOCAL.fullmatch(text) else None
+
+
+def are_readable(texts: Sequence[str], wanted: pa.DataType) -> bool:
+    """Whether every string, of the form of `wanted`, can be read as it: there is no 30 February."""
     try:
-        from_text(pa.array([text]), wanted)
+        from_text(pa.array(texts, pa.string()), wanted)
     except pa.ArrowInvalid:
-        return None
-    return wanted
+        return False
+    return True
 
 
 def _within(numbers: pa.Array, per_second: float) -> None:
