@@ -8,6 +8,7 @@
       FencedError              another process owns this table now: stop                 exit 3
         PartitionsLostError    another member of our group owns partitions of ours: read anew
       DecodeError              one record is bad: becomes a dead letter, never leaves `codecs`
+        ConflictError          it is sound, but the table has no place for it: by policy
       SchemaConflictError      table and records disagree: pause or stop, report         exit 3
       IntegrityError           what is stored contradicts itself: stop, keep the evidence
       ServiceError             a service refused for good (login, unknown topic, rights)
@@ -127,6 +128,17 @@ class DecodeError(K2IError):
     def __init__(self, code: str, what: str) -> None:
         super().__init__(what)
         self.code = code
+
+
+class ConflictError(DecodeError):
+    """A sound record holds what the table has no place for. `path` is the field's, dotted.
+
+    What becomes of it is the operator's choice: `schema_evolution.on_breaking_change`.
+    """
+
+    def __init__(self, code: str, what: str, path: str) -> None:
+        super().__init__(code, what)
+        self.path = path
 
 
 class SchemaConflictError(K2IError):

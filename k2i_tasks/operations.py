@@ -39,7 +39,6 @@ from k2i_tasks.types import (
 
 log = logging.getLogger(__name__)
 
-
 #: Longest that the end of a run waits for Kafka to take the last offsets, in seconds.
 ACKNOWLEDGE_SECONDS = 6.0
 
@@ -60,7 +59,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What works on the table and its dead letters, connected to the catalog.
+    """What works on table and dead letters, connected to the catalog.
 
     Args:
         staging: writes data files; used by the flush thread.
@@ -186,6 +185,10 @@ class Operations:
     def payload_schema(self) -> pa.Schema:
         """Arrow schema of the open table's payload columns."""
         return self._staging.payload_schema()
+
+    def reload(self) -> pa.Schema | None:
+        """`payload_schema` of the table as it is now, if it is; while no flush is on its way."""
+        return self._staging.payload_schema() if self._staging.open() else None
 
     def claim(
         self, state: SinkState, offsets: Offsets, mine: Set[TopicPartition], origin: Origin

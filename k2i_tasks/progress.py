@@ -7,11 +7,13 @@ from collections import deque
 
 from k2i_tasks.clock import Clock
 from k2i_tasks.types import (
+    Cause,
     ComponentHealth,
     ErrorNote,
     Health,
     Offsets,
     RunState,
+    Standstill,
     Status,
     TableCommit,
     TopicPartition,
@@ -65,6 +67,8 @@ class Progress:
         self.batches_in_flight = 0
         self.paused = False
         self.pauses = 0
+        #: The record that waits for an operator's word; set by the intake.
+        self.standstill: Standstill | None = None
         self.wal_bytes = 0
         self.first_record_at: float | None = None
         self.newest_committed_ms: int | None = None
@@ -162,10 +166,12 @@ class Progress:
             last_commit=self.last_commit,
             last_errors=errors,
             components=self._components(errors, now),
+            standstill=self.standstill,
         )
 
     def _shown_paused(self) -> bool:
-        return self.paused and self.state is RunState.RUNNING
+        waits = self.paused or self.standstill is not None
+        return waits and self.state is RunState.RUNNING
 
     def _rate_at(self, now: float) -> float:
         window = [(at, n) for at, n in tuple(self._rate) if now - at <= RATE_SECONDS]
@@ -182,6 +188,10 @@ class Progress:
         found = {name: ComponentHealth(base) for name in names}
         if self.paused:
             found["buffer"] = ComponentHealth(Health.DEGRADED, "full: consumption is paused")
+        stand = self.standstill
+        if stand is not None:
+            name = "schema" if stand.cause is Cause.CONFLICT else "dead_letters"
+            found[name] = ComponentHealth(Health.DEGRADED, str(stand))
         worst = Health.UNHEALTHY if self.state is RunState.FAILED else Health.DEGRADED
         for note in errors:
             recent = now - note.at <= RECENT_SECONDS or worst is Health.UNHEALTHY

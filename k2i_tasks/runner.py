@@ -44,6 +44,7 @@ from k2i_tasks.intake import Intake
 from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Settings, Source, StartRule, TrackerFactory
 from k2i_tasks.progress import Progress
+from k2i_tasks.standstill import Gate
 from k2i_tasks.takeover import Share, Takeover
 from k2i_tasks.types import DecodedBatch, RunState, Status
 from k2i_tasks.underway import Underway
@@ -67,6 +68,7 @@ class Runner:
         source, operations, meter, clock: what the run works with.
         decoder_for: makes the decoder, given the table's payload schema (None: no table yet).
         start_rule: where to start reading.
+        gate: decides which dead letters pass.
         tracker_factory: makes what runs flushes and commits.
         settings: bounds.
         batch_prefix: makes batch ids unique over restarts.
@@ -82,6 +84,7 @@ class Runner:
         operations: Operations,
         decoder_for: Callable[[pa.Schema | None], Decoder],
         start_rule: StartRule,
+        gate: Gate,
         tracker_factory: TrackerFactory,
         meter: Meter,
         clock: Clock,
@@ -103,7 +106,9 @@ class Runner:
         self._next_housekeeping = 0.0
         self._error: K2IError | None = None
         self.progress = Progress(topic, table, settings.limits.buffer_bytes_max, clock)
-        self._intake = Intake(source, operations, meter, self.progress)
+        self._intake = Intake(
+            source, operations, gate, lambda: decoder_for(operations.reload()), meter, self.progress
+        )
         calls = BatchCalls(
             operations, meter, self.progress, source.confirm, settings.retry, self._give_up
         )
@@ -116,6 +121,7 @@ class Runner:
             intake=self._intake,
             calls=calls,
             progress=self.progress,
+            clock=clock,
             budget=self._poll_records,
             drain_asked=self._drain_asked,
         )
@@ -192,7 +198,7 @@ class Runner:
             try:
                 share = self._takeover.begin()
             except PartitionsLostError as stolen:
-                self._await_rebalance(stolen)
+                self._takeover.await_rebalance(stolen)
         self._begin(share)
         while not self._engine.stopped and not self._source.rebalanced:
             self._turn()
@@ -233,7 +239,7 @@ class Runner:
         self.buffer.clear()
         if lost is not None:
             self._error = None
-            self._await_rebalance(lost)
+            self._takeover.await_rebalance(lost)
 
     def _note_outcomes(self) -> None:
         """Takes in what became of calls that no engine waits for any more."""
@@ -243,17 +249,6 @@ class Runner:
             elif call.kind == "commit":
                 self._landed(batch_id)
                 self._engine.outcome(Committed(batch_id), self._clock.monotonic())
-
-    def _await_rebalance(self, lost: PartitionsLostError) -> None:
-        """Waits for the group's word: what it gave us before is not ours by the table's.
-
-        Claiming at once would take the partitions from a member that the group gave them to.
-        """
-        deadline = self._clock.monotonic() + self._settings.rebalance_seconds
-        while not self._source.rebalanced and not self._drain_asked.is_set():
-            self._source.poll(1, POLL_SECONDS)
-            if self._clock.monotonic() >= deadline:
-                raise lost
 
     # One turn of the loop.
 
@@ -273,7 +268,9 @@ class Runner:
             return
         for decoded in self._read(lambda: self._take_in(wanted)):
             self._arrive(decoded)
-        if self._intake.lacking:
+        if self._intake.standing:
+            self._perform(self._engine.settle(self._clock.monotonic()))
+        elif self._intake.lacking:
             self._perform(self._engine.lacks_room(self._intake.lacking, self._clock.monotonic()))
 
     def _take_in(self, wanted: int) -> list[DecodedBatch]:

@@ -133,7 +133,8 @@ class DeadLetter:
     """A record that could not be decoded, kept whole.
 
     `stage` is the step that refused it ("decode"), `code` a stable word for counters
-    ("json.syntax"), `reason` one sentence without payload values.
+    ("json.syntax"), `reason` one sentence without payload values. `conflict` is the dotted path of
+    the field that the table has no place for; None where the record itself is bad.
     """
 
     topic: str
@@ -146,6 +147,7 @@ class DeadLetter:
     stage: str
     code: str
     reason: str
+    conflict: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ class SealReason(StrEnum):
     PRESSURE = "pressure"
     REBALANCE = "rebalance"
     DRAIN = "drain"
+    STANDSTILL = "standstill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +279,36 @@ class RunState(StrEnum):
     FAILED = "failed"
 
 
+class Cause(StrEnum):
+    """Why a run stands still until an operator has it go on."""
+
+    CONFLICT = "conflict"
+    DEAD_LETTERS = "dead-letters"
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """The record that a run stands before, not consumed, until an operator has it go on.
+
+    `field_path` is the dotted path of the field that the table has no place for, empty for another
+    cause; `reason` one sentence without payload values; `since` unix seconds.
+    """
+
+    cause: Cause
+    topic: str
+    partition: int
+    offset: int
+    field_path: str
+    reason: str
+    since: float
+
+    def __str__(self) -> str:
+        return (
+            f"The run stands before partition {self.partition}, offset {self.offset} of "
+            f"{self.topic} until `k2i schema resume`: {self.reason}"
+        )
+
+
 class Health(StrEnum):
     """K2I's health words."""
 
@@ -337,6 +370,7 @@ class Status:
     last_commit: TableCommit | None
     last_errors: tuple[ErrorNote, ...]
     components: Mapping[str, ComponentHealth]
+    standstill: Standstill | None = None
 
     @property
     def freshness_seconds(self) -> float | None:

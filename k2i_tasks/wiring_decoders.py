@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from k2i_tasks.codecs import Decoder, MetadataColumns, make_decoder
+from k2i_tasks.codecs.conflicts import Conflicts, Policy
 from k2i_tasks.codecs.keyed import KEY_COLUMNS, KeyedDecoder, key_table_schema
 from k2i_tasks.config import Config
 from k2i_tasks.config.model_kafka import FORMATS_REGISTERED
@@ -31,10 +32,14 @@ class Decoders:
     Args:
         config: the whole configuration.
         resolved: plain secrets by the dotted name of their key.
+        conflicts: what is done about conflicts; as configured when not given.
     """
 
-    def __init__(self, config: Config, resolved: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, resolved: Mapping[str, str], conflicts: Conflicts | None = None
+    ) -> None:
         self._config = config
+        self._conflicts = conflicts or conflicts_of(config)
         self._schemas = schemas_of(config, resolved)
 
     def decoder(self, schema: pa.Schema | None, *, ahead: bool = False) -> Decoder:
@@ -100,6 +105,12 @@ def _look_ahead(kind: str, decoder: RegisteredDecoder, schemas: Schemas, subject
         decoder.adopt(columns_of(kind, latest))
     except (DecodeError, TransientError) as error:
         log.warning("the latest schema of %s is not looked at: %s", subject, error)
+
+
+def conflicts_of(config: Config) -> Conflicts:
+    """The configured policy of all fields."""
+    word = config.schema_evolution.on_breaking_change
+    return Conflicts(Policy.DEAD_LETTER if word == "skip-message" else Policy(word))
 
 
 def schemas_of(config: Config, resolved: Mapping[str, str]) -> Schemas | None:

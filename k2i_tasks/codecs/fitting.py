@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from k2i_tasks.codecs.growth import ELEMENT
 from k2i_tasks.codecs.unite import MAP_VALUE, Place, Union
-from k2i_tasks.errors import DecodeError
+from k2i_tasks.errors import ConflictError, DecodeError
 
 Rows = npt.NDArray[np.int64]
 
@@ -28,7 +28,7 @@ def misfits(table: pa.Table, union: Union) -> dict[int, DecodeError]:
     for refusal in union.refusals:
         column = table.column(refusal.place[0]).chunk(0)
         for row in _present(column, refusal.place[1:]).tolist():
-            errors.setdefault(row, DecodeError(refusal.code, refusal.what))
+            errors.setdefault(row, ConflictError(refusal.code, refusal.what, refusal.path))
     every = np.arange(table.num_rows, dtype=np.int64)
     for field in union.schema:
         if not _requires(field):
@@ -38,7 +38,8 @@ def misfits(table: pa.Table, union: Union) -> dict[int, DecodeError]:
         for path, rows in _absent(column, field, every, (field.name,)):
             what = f"Column {'.'.join(path)[:200]!r} is required by the table and has no value."
             for row in rows.tolist():
-                errors.setdefault(row, DecodeError("schema.missing_field", what))
+                error = ConflictError("schema.missing_field", what, ".".join(path))
+                errors.setdefault(row, error)
     return errors
 
 
@@ -194,7 +195,7 @@ def unfitting(table: pa.Table, schema: pa.Schema) -> dict[int, DecodeError]:
         except pa.ArrowInvalid:
             if end - start == 1:
                 what = "A value is out of the range of its column."
-                errors[start] = DecodeError("schema.out_of_range", what)
+                errors[start] = ConflictError("schema.out_of_range", what, "")
             else:
                 middle = (start + end) // 2
                 waiting += [(start, middle), (middle, end)]

@@ -21,7 +21,7 @@ from k2i_tasks.codecs.payloads import DecodedPayloads, PayloadDecoder
 from k2i_tasks.codecs.unite import Union, unite
 from k2i_tasks.codecs.wire import plain_field
 from k2i_tasks.codecs.writers import Writers, ready_records
-from k2i_tasks.errors import DecodeError
+from k2i_tasks.errors import ConflictError, DecodeError
 from k2i_tasks.types import DecodedBatch, RawBatch
 
 #: Unions that are remembered; one is made for each writer and state of the columns.
@@ -183,7 +183,7 @@ class FramedDecoder:
         required = [field.name for field in self._schema if not field.nullable]
         if required:
             what = f"A tombstone has no value, and the table requires column {required[0]!r}."
-            error = DecodeError("schema.missing_field", what)
+            error = ConflictError("schema.missing_field", what, required[0])
             errors.update(dict.fromkeys(tombstones.tolist(), error))
             return tables, places
         nulls = [pa.nulls(len(tombstones), field.type) for field in self._schema]

@@ -23,7 +23,7 @@ from k2i_tasks.codecs.json_rows import Reader, Unlisted, row_reader
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.unite import unite
 from k2i_tasks.codecs.wire import is_supported, plain_field, wire_schema
-from k2i_tasks.errors import DecodeError, SchemaConflictError
+from k2i_tasks.errors import ConflictError, DecodeError, SchemaConflictError
 
 #: Documents that are looked at when columns are created.
 SAMPLE_RECORDS = 1000
@@ -150,7 +150,7 @@ class LearnedColumns:
             self._hopeless.update(item.path for item in fresh)
         return False
 
-    def refusal(self, unlisted: list[Unlisted]) -> DecodeError | None:
+    def refusal(self, unlisted: list[Unlisted]) -> ConflictError | None:
         """Why members without a column make a dead letter; None if they carry no value."""
         for item in unlisted:
             # What has no type yet (null, empty lists) waits for one, except where none will come.
@@ -158,13 +158,13 @@ class LearnedColumns:
                 continue
             if self._manual:
                 what = f"Field {item.path[:200]!r} has no column and schema evolution is manual."
-                return DecodeError("json.unknown_field", what)
+                return ConflictError("json.unknown_field", what, item.path)
             taken = name_refusal(item.name, item.path.lower(), self._plan.paths, self._limits)
             if taken:
                 what = f"Field {item.path[:200]!r} cannot be a column: {taken}."
-                return DecodeError("json.field_name", what)
+                return ConflictError("json.field_name", what, item.path)
             what = f"Field {item.path[:200]!r} has no column: {self._limits.columns} is the limit."
-            return DecodeError("json.too_many_columns", what)
+            return ConflictError("json.too_many_columns", what, item.path)
         return None
 
     def parse(self, payload: bytes) -> dict[str, Any]:

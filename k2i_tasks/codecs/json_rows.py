@@ -19,7 +19,7 @@ from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_exact import ExactDouble, MinusZero, json_text, kind_of
 from k2i_tasks.codecs.text_types import from_text, is_text_type
 from k2i_tasks.codecs.wire import is_supported
-from k2i_tasks.errors import DecodeError
+from k2i_tasks.errors import ConflictError
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 #: Nothing is rounded in it; Python's default context keeps 28 digits only.
@@ -61,9 +61,10 @@ class MisfitError(Exception):
         self.path.insert(0, name)
         return self
 
-    def decode_error(self) -> DecodeError:
+    def decode_error(self) -> ConflictError:
         """The reason for a dead letter: path and kinds, no value."""
-        return DecodeError(self.code, f"Field {'.'.join(self.path)}: {self.what}.")
+        path = ".".join(self.path)
+        return ConflictError(self.code, f"Field {path[:200]}: {self.what}.", path)
 
 
 def row_reader(learned: pa.Schema) -> Reader:

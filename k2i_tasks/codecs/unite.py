@@ -43,6 +43,11 @@ class Refusal:
     code: str
     what: str
 
+    @property
+    def path(self) -> str:
+        """The place as people and policies name it."""
+        return ".".join(self.place)
+
 
 @dataclass(frozen=True, slots=True)
 class Union:

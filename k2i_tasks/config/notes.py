@@ -14,7 +14,6 @@ _NO_STATISTICS = "each file's own statistics, in its manifest, are all there are
 #: Keys that are read for K2I's sake and change nothing here, and why.
 UNUSED: dict[str, str] = {
     "kafka.batch_timeout_ms": "a poll takes what is there and does not wait for more",
-    "schema_evolution.on_breaking_change": "a record that does not fit becomes a dead letter",
     "schema_evolution.schema_update_min_interval_seconds": (
         "the schema is changed with the commit that needs it"
     ),

@@ -43,12 +43,12 @@ class Staging:
         return ".".join(self.identifier)
 
     def open(self) -> bool:
-        """Whether the table exists; loads it and checks that its columns suit.
+        """Whether the table exists; loads it, anew if need be, and checks that its columns suit.
 
         Raises:
             SchemaConflictError: it exists with columns that contradict the configuration.
         """
-        self._table = find_table(self.catalog, self.identifier)
+        self._table, self._covered = find_table(self.catalog, self.identifier), None
         if self._table is None:
             return False
         check_compatible(self._table, self._config)

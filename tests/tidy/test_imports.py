@@ -15,9 +15,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "types errors clock collector durable figures committed sql_words server_keeper",
-        "calls config metrics logs failpoints sql_guard local_server progress registry",
+        "calls config metrics logs failpoints sql_guard local_server progress registry resumption",
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
-        "cells prefect_api terminal_parts cli_options cli_status",
+        "cells prefect_api standstill terminal_parts cli_options cli_status",
         "journal query tracking terminal cli_frame",
         "maintenance operations table_view summary verification",
         "ports",
@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "runner wiring_decoders wiring_upkeep",
         "wiring tasks",
         "companion wiring_table",
-        "cli_maintenance cli_verify tracking_choice",
+        "cli_maintenance cli_schema cli_verify tracking_choice",
         "ingest",
         "flows",
         "cli",
