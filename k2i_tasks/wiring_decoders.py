@@ -15,6 +15,7 @@ import pyarrow as pa
 from k2i_tasks.codecs import Decoder, MetadataColumns, make_decoder
 from k2i_tasks.codecs.conflicts import Conflicts, Policy
 from k2i_tasks.codecs.keyed import KEY_COLUMNS, KeyedDecoder, key_table_schema
+from k2i_tasks.codecs.rules import Rules, SchemaLimits, hints_of
 from k2i_tasks.config import Config
 from k2i_tasks.config.model_kafka import FORMATS_REGISTERED
 from k2i_tasks.errors import DecodeError, TransientError
@@ -40,6 +41,7 @@ class Decoders:
     ) -> None:
         self._config = config
         self._conflicts = conflicts or conflicts_of(config)
+        self._rules = _rules_of(config, self._conflicts)
         self._schemas = schemas_of(config, resolved)
 
     def decoder(self, schema: pa.Schema | None, *, ahead: bool = False) -> Decoder:
@@ -59,22 +61,34 @@ class Decoders:
         column = "" if keys.type == "raw" else keys.column
         columns = MetadataColumns(**names.model_dump(), decoded_key=column)
         subject = latest_subject(self._config) if ahead else None
-        value = self._one(kafka.format.type, columns, schema, subject)
+        value = self._one(kafka.format.type, columns, schema, subject, self._rules)
         if not column:
             return value
         subject = key_subject(self._config) if ahead else None
         present = key_table_schema(schema, column, plain=keys.type == "string")
-        key = self._one(keys.type, KEY_COLUMNS, present, subject)
+        # Hints are for fields of the value, and its columns alone are many.
+        plain = Rules(limits=self._rules.limits, conflicts=self._conflicts.within(column))
+        key = self._one(keys.type, KEY_COLUMNS, present, subject, plain)
         return KeyedDecoder(value, key, column)
 
     def _one(
-        self, kind: str, columns: MetadataColumns, schema: pa.Schema | None, subject: str | None
+        self,
+        kind: str,
+        columns: MetadataColumns,
+        schema: pa.Schema | None,
+        subject: str | None,
+        rules: Rules,
     ) -> Decoder:
         """The decoder of a format, which has looked at the latest schema of `subject`, if any."""
         limit, mode = self._config.kafka.max_message_bytes, self._config.schema_evolution.mode
         if kind not in FORMATS_REGISTERED:
             return make_decoder(
-                kind, columns=columns, table_schema=schema, max_message_bytes=limit, mode=mode
+                kind,
+                columns=columns,
+                table_schema=schema,
+                max_message_bytes=limit,
+                mode=mode,
+                rules=rules,
             )
         from k2i_tasks.codecs.registered import registered_decoder
 
@@ -86,6 +100,7 @@ class Decoders:
             table_schema=schema,
             max_message_bytes=limit,
             mode=mode,
+            rules=rules,
             unknown_seconds=float(self._config.kafka.format.cache_ttl_seconds),
         )
         if subject is not None:
@@ -111,6 +126,17 @@ def conflicts_of(config: Config) -> Conflicts:
     """The configured policy of all fields."""
     word = config.schema_evolution.on_breaking_change
     return Conflicts(Policy.DEAD_LETTER if word == "skip-message" else Policy(word))
+
+
+def _rules_of(config: Config, conflicts: Conflicts) -> Rules:
+    kind, evolution = config.kafka.format, config.schema_evolution
+    return Rules(
+        limits=SchemaLimits(columns=evolution.max_columns),
+        conflicts=conflicts,
+        hints=hints_of(kind.fields),
+        nested_as_text=kind.nested == "json",
+        overflow=evolution.overflow_column,
+    )
 
 
 def schemas_of(config: Config, resolved: Mapping[str, str]) -> Schemas | None:

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2i_tasks.codecs.growth import ELEMENT
-from k2i_tasks.codecs.unite import MAP_VALUE, Place, Union
+from k2i_tasks.codecs.growth import ELEMENT, VALUE, Place
+from k2i_tasks.codecs.unite import Union
 from k2i_tasks.errors import ConflictError, DecodeError
 
 Rows = npt.NDArray[np.int64]
@@ -82,11 +82,11 @@ def _as_list(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     """The elements of a list or items of a map, and for each the place of its list."""
     array = _whole(array)
     if pa.types.is_map(array.type):
-        inner = pa.StructArray.from_arrays([array.items], names=[MAP_VALUE])
+        inner = pa.StructArray.from_arrays([array.items], names=[VALUE])
         mask = array.is_null() if array.null_count else None
         array = pa.ListArray.from_arrays(array.offsets, inner, mask=mask)
         owners = pc.list_parent_indices(array).to_numpy().astype(np.int64)
-        return pc.struct_field(array.flatten(), [MAP_VALUE]), owners
+        return pc.struct_field(array.flatten(), [VALUE]), owners
     return array.flatten(), pc.list_parent_indices(array).to_numpy().astype(np.int64)
 
 
@@ -149,7 +149,7 @@ def _absent(
             found += _absent(inner, kind.value_field, rows[owners], (*path, ELEMENT))
     elif pa.types.is_map(kind) and pa.types.is_map(array.type) and _requires(kind.item_field):
         inner, owners = _as_list(array)
-        found += _absent(inner, kind.item_field, rows[owners], (*path, MAP_VALUE))
+        found += _absent(inner, kind.item_field, rows[owners], (*path, VALUE))
     return found
 
 

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
+from k2i_tasks.codecs.beside import set_beside
 from k2i_tasks.codecs.fitting import fitted, misfits, solid, unfitting
 from k2i_tasks.codecs.frames import Framing, Group, Writer
-from k2i_tasks.codecs.growth import SchemaLimits
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.payloads import DecodedPayloads, PayloadDecoder
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.unite import Union, unite
 from k2i_tasks.codecs.wire import plain_field
 from k2i_tasks.codecs.writers import Writers, ready_records
@@ -39,7 +40,7 @@ class FramedDecoder:
         table_schema: columns of the table, None when it does not exist.
         max_message_bytes: a longer payload is a dead letter.
         mode: "manual" adds no columns (but creates them once where there is no table).
-        limits: bounds of the columns.
+        rules: bounds, and what is done about conflicts.
     """
 
     def __init__(
@@ -51,11 +52,11 @@ class FramedDecoder:
         *,
         max_message_bytes: int,
         mode: str,
-        limits: SchemaLimits | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._writers = writers
         self._metadata = columns
-        self._limits = limits or SchemaLimits()
+        self._rules = rules or Rules()
         self._manual = mode == "manual"
         # Without a table even the manual mode has to create the columns, once.
         self._may_create = table_schema is None
@@ -132,7 +133,8 @@ class FramedDecoder:
             given,
             additive=not self._manual or self._may_create,
             reserved=self._metadata.reserved(),
-            limits=self._limits,
+            rules=self._rules,
+            varies=True,
         )
 
     def _known_union(self, writer: Writer, given: pa.Schema) -> Union | None:
@@ -162,6 +164,7 @@ class FramedDecoder:
     ) -> tuple[pa.Table, Indices]:
         """The rows of one group in the table's columns, and their records."""
         union = self._union(writer, table.schema)
+        table = set_beside(table, union.varied, union.spilled, self._rules.overflow)
         refused = misfits(table, union)
         table, records = _without(table, records, refused, errors)
         try:

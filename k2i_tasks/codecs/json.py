@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
-from k2i_tasks.codecs.growth import SchemaLimits
 from k2i_tasks.codecs.json_columns import LearnedColumns
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_reading import PART_RECORDS_MAX, Piece, Reading
 from k2i_tasks.codecs.metadata import MetadataColumns
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.wire import conform
 from k2i_tasks.errors import DecodeError
 from k2i_tasks.types import DecodedBatch, RawBatch
@@ -31,10 +31,11 @@ class JsonDecoder:
         table_schema: columns of the table, None when it does not exist.
         max_message_bytes: a longer payload is a dead letter.
         mode: "manual" adds no columns (but creates them once where there is no table).
-        limits: bounds of the learned schema.
+        rules: bounds, hints and what is done about conflicts.
 
     Raises:
-        SchemaConflictError: a required column of the table has a type that JSON has no form for.
+        SchemaConflictError: a required column of the table has a type that JSON has no form for,
+            or a column has another type than is hinted.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class JsonDecoder:
         *,
         max_message_bytes: int,
         mode: str,
-        limits: SchemaLimits | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._metadata = columns
         self._max_message_bytes = max_message_bytes
@@ -54,7 +55,7 @@ class JsonDecoder:
             table_schema,
             max_message_bytes=max_message_bytes,
             mode=mode,
-            limits=limits or SchemaLimits(),
+            rules=rules or Rules(),
         )
 
     @property

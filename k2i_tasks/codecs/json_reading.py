@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.json_columns import LearnedColumns
 from k2i_tasks.codecs.json_page import Page
-from k2i_tasks.codecs.json_rows import MisfitError, Unlisted
+from k2i_tasks.codecs.json_rows import MisfitError, Notes
 from k2i_tasks.codecs.wire import RefusedError, conform, doubtful_rows
 from k2i_tasks.errors import DecodeError
 
@@ -160,17 +160,17 @@ class Reading:
 
     def _row(self, payload: bytes) -> dict[str, Any]:
         document = self._columns.parse(payload)
-        unlisted: list[Unlisted] = []
-        try:
-            row = self._columns.plan.reader(document, unlisted)
-            if unlisted and self._columns.add(self._page, document, unlisted):
-                unlisted.clear()
-                row = self._columns.plan.reader(document, unlisted)
-        except MisfitError as misfit:
-            raise misfit.decode_error() from None
-        if refusal := self._columns.refusal(unlisted):
-            raise refusal
-        return dict(row)
+        while True:
+            notes = Notes()
+            try:
+                row: dict[str, Any] = self._columns.plan.reader(document, notes)
+            except MisfitError as misfit:
+                if self._columns.widen(misfit):
+                    continue
+                raise misfit.decode_error() from None
+            # Ends, since columns are only added, and their number is bounded.
+            if not self._columns.learn(self._page, document, notes):
+                return row | self._columns.rest(notes)
 
 
 def _conformed(wires: Mapping[str, pa.Array], learned: pa.Schema) -> dict[str, pa.Array] | None:

@@ -8,6 +8,7 @@ from pydantic import StringConstraints
 
 from k2i_tasks.config.fields import (
     AnyCaseLower,
+    Column,
     FilePath,
     Flag,
     Integer,
@@ -34,6 +35,19 @@ class SchemaEvolution(Section):
         "the value as JSON text into a column `<name>__string` beside its own. K2I's own default "
         "is pause.",
         "dead-letter",
+    )
+    max_columns: Integer = setting(
+        "Columns at most, fields of structs and elements of lists included.",
+        1_000,
+        native=True,
+        ge=1,
+        le=10_000,
+    )
+    overflow_column: Column | Literal[""] = setting(
+        "Column that takes new fields, together as one JSON object, once there are max_columns; "
+        "empty: such a record is as if the table had no place for it.",
+        "_rest",
+        native=True,
     )
     schema_update_min_interval_seconds: Integer = setting(
         "Least time between two changes of the schema.", 60, ge=1, le=86_400
