@@ -219,8 +219,8 @@ class _Growth:
 
     def _grown(self, field: pa.Field, shape: Shape, path: str, depth: int) -> pa.Field:
         kind = field.type
-        if pa.types.is_null(kind):
-            return self._typed(field.name, shape, path, depth)
+        if pa.types.is_null(kind) or (typed_field(field) is None and not shape.only_lists):
+            return self._typed(field.name, shape, path, depth) if shape.kinds else field
         if pa.types.is_list(kind) and shape.items is not None:
             inner = f"{path}.{ELEMENT}"
             element = self._grown(kind.value_field, shape.items, inner, depth + 1)

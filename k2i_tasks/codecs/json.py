@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
+from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_columns import LearnedColumns
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_reading import PART_RECORDS_MAX, Piece, Reading
@@ -95,18 +96,19 @@ class JsonDecoder:
         self._columns.adopt(given)
 
 
-def _widened(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _widened(array: pa.Array, wanted: pa.Field) -> pa.Array:
     """A column of an earlier schema as it is now."""
-    if array.type == wanted:
+    if array.type == wanted.type:
         return array
     # Lists and structs cannot be rebuilt from a slice: copied first.
-    return conform(array.take(pa.array(range(len(array)))) if array.offset else array, wanted)
+    whole = array.take(pa.array(range(len(array)))) if array.offset else array
+    return conform(whole, wanted.type, text=is_json_text(wanted))
 
 
 def _joined(pieces: list[Piece], field: pa.Field) -> pa.ChunkedArray:
     """One column over all pieces, those from before it was known filled with nulls."""
     parts = [
-        _widened(piece.columns[field.name], field.type)
+        _widened(piece.columns[field.name], field)
         if field.name in piece.columns
         else pa.nulls(piece.rows, field.type)
         for piece in pieces

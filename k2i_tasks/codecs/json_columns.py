@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.conflicts import variant_name
 from k2i_tasks.codecs.growth import (
+    Place,
     column_paths,
     count_fields,
     grow,
@@ -156,7 +157,7 @@ class LearnedColumns:
         changed = bool(notes.unlisted) and self._add(page, document, notes.unlisted)
         for varied in notes.varied:
             changed |= self._add_beside(varied)
-        if not changed and self._spills(notes.unlisted) and not self._has_overflow:
+        if not changed and self._spills(notes) and not self._has_overflow:
             self._take(pa.schema([*self._plan.learned, text_field(self._overflow)]))
             return True
         return changed
@@ -174,9 +175,10 @@ class LearnedColumns:
         Raises:
             ConflictError: there is no place for it.
         """
+        spilled = self._spills(notes)
         for varied in notes.varied:
-            raise varied.misfit.decode_error()
-        spilled = self._spills(notes.unlisted)
+            if varied not in spilled:
+                raise varied.misfit.decode_error()
         if refusal := self._refusal([each for each in notes.unlisted if each not in spilled]):
             raise refusal
         if not spilled:
@@ -225,20 +227,23 @@ class LearnedColumns:
         self._take(pa.schema(inserted(self._plan.learned, varied.parent, new)))
         return True
 
-    def _spills(self, unlisted: list[Unlisted]) -> list[Unlisted]:
-        """Those that go together into the overflow column: no column will ever be theirs."""
+    def _spills(self, notes: Notes) -> list[Unlisted | Varied]:
+        """What goes together into the overflow column: no column will ever be its own."""
         if not self._overflow or not self._full():
             return []
+        fresh = [each for each in notes.unlisted if each.value is not None and not each.known]
         return [
-            each
-            for each in unlisted
-            if each.value is not None and not each.known and self._may_spill(each)
+            *(each for each in fresh if self._name_is_free(each) and self._is_told(each.place)),
+            *(each for each in notes.varied if self._is_told(each.place)),
         ]
 
-    def _may_spill(self, each: Unlisted) -> bool:
-        taken = name_refusal(each.name, each.path.lower(), self._plan.paths, self._limits)
-        # Elements of a list have no name by which the rest could tell them.
-        return taken is None and struct_only(self._plan.learned, each.place[:-1])
+    def _name_is_free(self, each: Unlisted) -> bool:
+        path = each.path.lower()
+        return name_refusal(each.name, path, self._plan.paths, self._limits) is None
+
+    def _is_told(self, place: Place) -> bool:
+        """Whether the rest could tell the place: elements of a list have no name."""
+        return struct_only(self._plan.learned, place[:-1])
 
     @property
     def _has_overflow(self) -> bool:

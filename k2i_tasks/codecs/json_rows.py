@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from k2i_tasks.codecs.conflicts import variant_name
-from k2i_tasks.codecs.growth import ELEMENT, VALUE, Place
+from k2i_tasks.codecs.growth import ELEMENT, VALUE, Place, typed_field
 from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_exact import ExactDouble, MinusZero, json_text, kind_of
 from k2i_tasks.codecs.text_types import from_text, is_text_type
@@ -90,12 +90,19 @@ class Varied:
     Args:
         parent: the struct that both are in.
         name: of the value's own column.
+        value: as parsed.
         misfit: why it does not fit there; from the whole document's view.
     """
 
     parent: Place
     name: str
+    value: Any
     misfit: MisfitError
+
+    @property
+    def place(self) -> Place:
+        """Of the value's own column."""
+        return (*self.parent, self.name)
 
 
 @dataclass(slots=True)
@@ -174,7 +181,7 @@ class _Readers:
                 row[beside] = json_text(value[name])
             else:
                 misfit.place = (*parent, *misfit.place)
-                notes.varied.append(Varied(parent, name, misfit))
+                notes.varied.append(Varied(parent, name, value[name], misfit))
             return True
 
         def read(value: Any, notes: Notes) -> Any:
@@ -221,18 +228,22 @@ class _Readers:
         if pa.types.is_struct(kind):
             return self.struct(list(kind), place)
         if pa.types.is_list(kind):
-            return self._list(kind.value_field, (*place, ELEMENT))
+            untyped = typed_field(field) is None
+            return self._list(kind.value_field, (*place, ELEMENT), untyped=untyped)
         if pa.types.is_map(kind) and pa.types.is_string(kind.key_type):
             return self._map(kind.item_field, (*place, VALUE))
         scalar = _scalar(kind)
         return lambda value, notes: scalar(value)
 
-    def _list(self, element: pa.Field, place: Place) -> Reader:
+    def _list(self, element: pa.Field, place: Place, *, untyped: bool) -> Reader:
         reader = self._place(element, place)
 
         def read(value: Any, notes: Notes) -> Any:
             if type(value) is not list:
-                raise _mismatch("array", value)
+                if not untyped:
+                    raise _mismatch("array", value)
+                # Lists of nothing are no column yet: it becomes what this value is.
+                return notes.unlisted.append(Unlisted(place[:-1], value, known=True))
             try:
                 return [reader(item, notes) for item in value]
             except MisfitError as misfit:

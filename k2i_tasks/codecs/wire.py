@@ -95,12 +95,13 @@ def wire_schema(learned: pa.Schema, *, exact: bool) -> pa.Schema:
     return pa.schema([(field.name, wire_type(field, exact=exact)) for field in learned])
 
 
-def conform(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def conform(array: pa.Array, wanted: pa.DataType, *, text: bool = False) -> pa.Array:
     """`array` as `wanted`: text parsed, members by name, missing members as nulls.
 
     Args:
         array: not a slice, if it is a list or struct whose type changes.
         wanted: the type to reach.
+        text: whether that is of JSON text.
 
     Raises:
         RefusedError: a text has not the form of its type.
@@ -109,6 +110,12 @@ def conform(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         return array
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), wanted)
+    if pa.types.is_list(array.type) and not pa.types.is_list(wanted):
+        # Lists of nothing, whose column has got its type in the same batch.
+        if not text:
+            return pa.nulls(len(array), wanted)
+        texts = [None if value is None else json_text(value) for value in array.to_pylist()]
+        return pa.array(texts, type=wanted)
     if pa.types.is_struct(wanted):
         members = [_conformed_member(array, field) for field in wanted]
         mask = array.is_null() if array.null_count else None
@@ -126,10 +133,6 @@ def conform(array: pa.Array, wanted: pa.DataType) -> pa.Array:
             return from_text(array, wanted)
         except pa.ArrowInvalid:
             raise RefusedError from None
-    if pa.types.is_list(array.type):
-        # Lists of nothing but nulls, whose column has become JSON text in the same batch.
-        texts = [None if value is None else json_text(value) for value in array.to_pylist()]
-        return pa.array(texts, type=wanted)
     return array.cast(wanted, safe=False)
 
 
@@ -212,7 +215,7 @@ def _has_doubt(field: pa.Field) -> bool:
 def _conformed_member(array: pa.StructArray, field: pa.Field) -> pa.Array:
     if array.type.get_field_index(field.name) < 0:
         return pa.nulls(len(array), field.type)
-    return conform(_member(array, field.name), field.type)
+    return conform(_member(array, field.name), field.type, text=is_json_text(field))
 
 
 def _member(array: pa.StructArray, name: str) -> pa.Array:

@@ -35,6 +35,21 @@ def test_nulls_and_empty_lists_get_a_column_with_the_first_value_that_has_a_type
     ]
 
 
+@pytest.mark.parametrize("value", [b"5", b'"x"', b'{"a":1}', b'"2024-01-01"'])
+@pytest.mark.parametrize("place", [b'{"l":%s}', b'{"s":{"l":%s,"n":1}}'])
+def test_lists_of_nothing_become_what_the_first_value_is(value: bytes, place: bytes) -> None:
+    decoder = decoder_of()
+    empty, full = place % b"[]", place % value
+    assert not decode(decoder, b'{"n":1}', empty, empty).dead_letters
+    # More of them before it than are looked at for its type.
+    decoded = decode(decoder, *[empty] * 1500, full, empty)
+    assert codes(decoded) in ([], ["json.type_mismatch"])
+    found = payload(decoded)[1500]
+    wanted = json.loads(value)
+    stored = found["s"]["l"] if "s" in found else found["l"]
+    assert stored in (wanted, value.decode(), date(2024, 1, 1))
+
+
 def test_new_fields_are_added_at_the_end_also_in_structs_and_lists() -> None:
     decoder = decoder_of()
     decode(decoder, b'{"s":{"x":1},"l":[{"x":1}]}')
