@@ -10,6 +10,7 @@
       DecodeError              one record is bad: becomes a dead letter, never leaves `codecs`
         ConflictError          it is sound, but the table has no place for it: by policy
       SchemaConflictError      table and records disagree: pause or stop, report         exit 3
+        SchemaMovedError       another writer was first with a column: read anew
       IntegrityError           what is stored contradicts itself: stop, keep the evidence
       ServiceError             a service refused for good (login, unknown topic, rights)
 
@@ -145,6 +146,14 @@ class SchemaConflictError(K2IError):
     """The table's schema and the records' schema cannot be reconciled by a safe promotion."""
 
     component = Component.ICEBERG
+
+
+class SchemaMovedError(SchemaConflictError):
+    """Another writer gave the table a column that rows of ours, not committed yet, contradict.
+
+    The rows are given up and read again, by the columns that the table has now. It is final only
+    when that comes to the same.
+    """
 
 
 class IntegrityError(K2IError):

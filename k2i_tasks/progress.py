@@ -6,6 +6,7 @@ import threading
 from collections import deque
 
 from k2i_tasks.clock import Clock
+from k2i_tasks.errors import health_component_of
 from k2i_tasks.types import (
     Cause,
     ComponentHealth,
@@ -120,6 +121,21 @@ class Progress:
             self.newest_committed_ms = max(
                 self.newest_committed_ms or 0, commit.newest_timestamp_ms
             )
+
+    def buffered(self, rows: int, nbytes: int, batches_in_flight: int) -> None:
+        """What is in memory now."""
+        self.buffer_rows, self.buffer_bytes = rows, nbytes
+        self.batches_in_flight = batches_in_flight
+
+    def pause(self) -> None:
+        """The buffer is full."""
+        self.paused = True
+        self.pauses += 1
+
+    def failed(self, error: BaseException) -> None:
+        """The run ends with this error."""
+        self.state = RunState.FAILED
+        self.note(health_component_of(error), str(error))
 
     def note(self, component: str, message: str) -> None:
         """Keeps an error for people to see; repeated ones are shown once, at their last time."""

@@ -112,7 +112,7 @@ class LearnedColumns:
         learned = suited(present, rules.hints, additive=self._additive)
         self._overflow = "" if self._manual else overflow_of(learned, rules.overflow)
         self._reserved = columns.reserved() | ({self._overflow.lower()} - {""})
-        self._choices = Choices(rules.conflicts.varies, self._widens)
+        self._choices = Choices(rules.conflicts.varies, self.widens)
         self._take(learned)
 
     @property
@@ -162,9 +162,9 @@ class LearnedColumns:
             return True
         return changed
 
-    def widen(self, misfit: MisfitError) -> bool:
+    def promote(self, misfit: MisfitError) -> bool:
         """Promote the column that a value does not fit, if that helps and is allowed."""
-        if misfit.wider is None or not self._widens(".".join(misfit.place)):
+        if misfit.wider is None or not self.widens(".".join(misfit.place)):
             return False
         self._take(pa.schema(replaced(self._plan.learned, misfit.place, misfit.wider)))
         return True
@@ -249,7 +249,8 @@ class LearnedColumns:
     def _has_overflow(self) -> bool:
         return self._overflow in self._plan.learned.names
 
-    def _widens(self, path: str) -> bool:
+    def widens(self, path: str) -> bool:
+        """Whether the column at this dotted path may be promoted to a wider type."""
         return self._additive and path.lower() not in self._rules.hints
 
     def _take(self, learned: pa.Schema) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from k2i_tasks.codecs.json_columns import LearnedColumns
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_rows import MisfitError, Notes
-from k2i_tasks.codecs.wire import RefusedError, conform, doubtful_rows
+from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
 from k2i_tasks.errors import DecodeError
 
 #: A refused part of this size is decoded record by record; a larger one is halved.
@@ -109,12 +109,12 @@ class Reading:
             name: _whole(column)
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
-        doubtful = doubtful_rows(wires, plan.learned, texts=False)
+        doubtful = self._doubtful(wires, texts=False)
         columns = None if len(doubtful) else _conformed(wires, plan.learned)
         if columns is not None:
             self._pieces.append(Piece(high - low, columns))
             return
-        doubtful = np.union1d(doubtful, doubtful_rows(wires, plan.learned, texts=True))
+        doubtful = np.union1d(doubtful, self._doubtful(wires, texts=True))
         if len(doubtful) > (high - low) // 4:
             self._exact(low, high)
             return
@@ -123,6 +123,10 @@ class Reading:
         if columns is None:
             raise RefusedError
         self._interleave(low, high, doubtful.tolist(), columns)
+
+    def _doubtful(self, wires: Mapping[str, pa.Array], *, texts: bool) -> Rows:
+        columns = self._columns
+        return doubtful_rows(wires, columns.plan.learned, texts=texts, widens=columns.widens)
 
     def _interleave(
         self, low: int, high: int, doubtful: list[int], columns: dict[str, pa.Array]
@@ -165,7 +169,7 @@ class Reading:
             try:
                 row: dict[str, Any] = self._columns.plan.reader(document, notes)
             except MisfitError as misfit:
-                if self._columns.widen(misfit):
+                if self._columns.promote(misfit):
                     continue
                 raise misfit.decode_error() from None
             # Ends, since columns are only added, and their number is bounded.

@@ -232,6 +232,8 @@ class _Readers:
             return self._list(kind.value_field, (*place, ELEMENT), untyped=untyped)
         if pa.types.is_map(kind) and pa.types.is_string(kind.key_type):
             return self._map(kind.item_field, (*place, VALUE))
+        if pa.types.is_float32(kind) and self._choices.widens(".".join(place)):
+            return lambda value, notes: _exact_float(value, kind)
         scalar = _scalar(kind)
         return lambda value, notes: scalar(value)
 
@@ -313,6 +315,15 @@ def _double(value: Any, kind: pa.DataType) -> float:
         number = _exact_double(value)
     if pa.types.is_float32(kind) and not _fits_float32(number):
         raise MisfitError("json.out_of_range", "a number is too large for float", pa.float64())
+    return number
+
+
+def _exact_float(value: Any, kind: pa.DataType) -> float:
+    """A number that a float holds as it is; for others the column is to be widened."""
+    number = _double(value, kind)
+    if struct.unpack("<f", struct.pack("<f", number))[0] != number:
+        what = "a float cannot hold this number exactly"
+        raise MisfitError("json.out_of_range", what, pa.float64())
     return number
 
 

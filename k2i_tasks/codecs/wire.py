@@ -6,7 +6,7 @@ for float. Both reading paths go through the same conversion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -137,53 +137,70 @@ def conform(array: pa.Array, wanted: pa.DataType, *, text: bool = False) -> pa.A
 
 
 def doubtful_rows(
-    wires: Mapping[str, pa.Array], fields: Iterable[pa.Field], *, texts: bool
+    wires: Mapping[str, pa.Array],
+    fields: Iterable[pa.Field],
+    *,
+    texts: bool,
+    widens: Callable[[str], bool],
 ) -> Rows:
     """Rows that only the exact path may judge, rising; perhaps more than need be.
 
     Doubles of 2^53 and more may have been integers that were rounded, infinities come from
-    integers of hundreds of digits, NaN is no JSON; nulls where the column is required; with
-    `texts`, text that is not of its column's type.
+    integers of hundreds of digits, NaN is no JSON; numbers for which a float is to be widened;
+    nulls where the column is required; with `texts`, text that is not of its column's type.
 
     Args:
         wires: wire columns by name, not sliced.
         fields: the learned columns.
         texts: whether to look at texts too.
+        widens: whether the column at a dotted path may be widened.
     """
-    found: list[Rows] = []
+    doubts = _Doubts(texts, widens)
     for field in fields:
-        _doubt(wires[field.name], field, None, found, texts=texts)
+        doubts.look(wires[field.name], field, None, field.name)
+    found = doubts.found
     return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
 
 
-def _doubt(
-    array: pa.Array, field: pa.Field, parents: Rows | None, found: list[Rows], *, texts: bool
-) -> None:
-    kind = field.type
+class _Doubts:
+    """One look at a table of wires; collects rows."""
 
-    def suspect(mask: npt.NDArray[np.bool_]) -> None:
-        places = np.flatnonzero(mask)
-        if len(places):
-            found.append(places if parents is None else parents[places])
+    def __init__(self, texts: bool, widens: Callable[[str], bool]) -> None:
+        self._texts = texts
+        self._widens = widens
+        self.found: list[Rows] = []
 
-    if not field.nullable and array.null_count:
-        suspect(array.is_null().to_numpy(zero_copy_only=False))
-    if pa.types.is_null(array.type):
-        return
-    if pa.types.is_float64(array.type):
-        numbers = (array.fill_null(0.0) if array.null_count else array).to_numpy()
-        suspect(~(np.abs(numbers) < EXACT_DOUBLE_MAX))
-        if pa.types.is_float32(kind):
-            suspect(np.abs(numbers) > _FLOAT32_MAX)
-    elif texts and is_text_type(kind):
-        suspect(_unreadable(array, kind))
-    elif pa.types.is_struct(kind):
-        for member in kind:
-            _doubt(_member(array, member.name), member, parents, found, texts=texts)
-    elif pa.types.is_list(kind) and (texts or _has_doubt(kind.value_field)):
-        owners = pc.list_parent_indices(array).to_numpy().astype(np.int64)
-        owners = owners if parents is None else parents[owners]
-        _doubt(array.flatten(), kind.value_field, owners, found, texts=texts)
+    def look(self, array: pa.Array, field: pa.Field, parents: Rows | None, path: str) -> None:
+        """Looks at the values of a place; `parents` are their rows, None for one in each row."""
+        kind = field.type
+
+        def suspect(mask: npt.NDArray[np.bool_]) -> None:
+            places = np.flatnonzero(mask)
+            if len(places):
+                self.found.append(places if parents is None else parents[places])
+
+        if not field.nullable and array.null_count:
+            suspect(array.is_null().to_numpy(zero_copy_only=False))
+        if pa.types.is_null(array.type):
+            return
+        if pa.types.is_float64(array.type):
+            numbers = (array.fill_null(0.0) if array.null_count else array).to_numpy()
+            suspect(~(np.abs(numbers) < EXACT_DOUBLE_MAX))
+            if pa.types.is_float32(kind):
+                suspect(np.abs(numbers) > _FLOAT32_MAX)
+                if self._widens(path):
+                    with np.errstate(over="ignore"):
+                        suspect(numbers.astype(np.float32) != numbers)
+        elif self._texts and is_text_type(kind):
+            suspect(_unreadable(array, kind))
+        elif pa.types.is_struct(kind):
+            for member in kind:
+                inner = f"{path}.{member.name}"
+                self.look(_member(array, member.name), member, parents, inner)
+        elif pa.types.is_list(kind) and (self._texts or _has_doubt(kind.value_field)):
+            owners = pc.list_parent_indices(array).to_numpy().astype(np.int64)
+            owners = owners if parents is None else parents[owners]
+            self.look(array.flatten(), kind.value_field, owners, f"{path}.element")
 
 
 def _unreadable(texts: pa.Array, wanted: pa.DataType) -> npt.NDArray[np.bool_]:

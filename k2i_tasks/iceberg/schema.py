@@ -29,6 +29,7 @@ from k2i_tasks.errors import (
     CommitStateUnknownError,
     Component,
     SchemaConflictError,
+    SchemaMovedError,
     TransientError,
 )
 from k2i_tasks.failpoints import hit
@@ -286,7 +287,7 @@ def evolve(catalog: Catalog, identifier: tuple[str, ...], schema: pa.Schema) -> 
         The table as loaded after the change; as it is when there is nothing to add.
 
     Raises:
-        SchemaConflictError: a column has a type that the table's cannot be widened to.
+        SchemaMovedError: a column has a type that the table's cannot be widened to.
         CommitConflictError: other writers were first, again and again.
     """
     name = ".".join(identifier)
@@ -296,8 +297,9 @@ def evolve(catalog: Catalog, identifier: tuple[str, ...], schema: pa.Schema) -> 
             table = catalog.load_table(identifier)
         found = difference(table.schema(), wanted)
         if found.conflicts:
-            raise SchemaConflictError(
-                f"Table {name} and the records disagree: {'; '.join(found.conflicts)}."
+            raise SchemaMovedError(
+                f"Table {name} and the records disagree: {'; '.join(found.conflicts)}.",
+                remedy="Nothing is lost: the next run reads the records by the table's columns.",
             )
         if not found.changes:
             return table

@@ -74,6 +74,24 @@ def test_a_column_is_promoted_when_a_value_needs_it_wherever_it_is(
     assert [each["x"] for each in payload(decoded)] == [value(one) for one in values]
 
 
+def test_a_float_becomes_a_double_for_a_number_that_it_would_round() -> None:
+    decoder = decoder_of([("f", pa.float32())])
+    assert payload(decode(decoder, *row({"f": 0.5}, {"f": 3}))) == [{"f": 0.5}, {"f": 3.0}]
+    assert types_of(decoder) == {"f": pa.float32()}
+    found = payload(decode(decoder, *row({"f": 0.5}, {"f": 0.1}, {"f": 16777217})))
+    assert [each["f"] for each in found] == [0.5, 0.1, 16777217.0]
+    assert types_of(decoder) == {"f": pa.float64()}
+
+
+def test_a_float_that_is_wanted_takes_the_nearest() -> None:
+    for decoder in (
+        decoder_of(rules=Rules(hints=hints_of({"f": "float"}))),
+        decoder_of([("f", pa.float32())], mode="manual"),
+    ):
+        assert payload(decode(decoder, b'{"f":0.1}')) == [{"f": 0.10000000149011612}]
+        assert types_of(decoder) == {"f": pa.float32()}
+
+
 def test_map_values_are_promoted_too() -> None:
     decoder = decoder_of([("m", pa.map_(pa.string(), pa.int32()))])
     decoded = decode(decoder, *row({"m": {"a": 1}}, {"m": {"b": 2**40}}))
