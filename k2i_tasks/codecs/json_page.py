@@ -12,6 +12,7 @@ order.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -26,6 +27,15 @@ from k2i_tasks.errors import DecodeError
 
 _OPEN, _CLOSE = b"{}"
 _ROW = re.compile(r" in row (\d+)$")
+_DRIFT = re.compile(r"Column\(.*/([^/]+)\) changed from \w+ to (\w+) in row \d+$", re.DOTALL)
+#: What the value of a kind begins with.
+_BEGINS = {
+    "string": rb'"',
+    "object": rb"\{",
+    "array": rb"\[",
+    "boolean": rb"[tf]",
+    "number": rb"[-0-9]",
+}
 _LITERAL = re.compile(r"couldn't parse:(.+)$", re.DOTALL)
 #: What may stand beside a number, or beside text that was refused.
 _BEFORE_VALUE = frozenset({b":", b"[", b",", b" ", b"\t", b"\r", b"\n", b'"'})
@@ -101,6 +111,33 @@ class Page:
                 # The rest of this payload need not be looked at.
                 after = int(self._ends[places[-1]])
             at = self._body.find(literal, after, high)
+        return places
+
+    def alike(self, place: int, drift: tuple[str, str], most: int) -> list[int]:
+        """Payloads behind `place` that look as if they had the same drift; empty if over `most`.
+
+        Args:
+            place: a payload that has it.
+            drift: name of the member, and the kind of its value.
+            most: bound on the answer.
+        """
+        name, kind = drift
+        begins = _BEGINS.get(kind)
+        if begins is None:
+            return []
+        member = re.escape(json.dumps(name, ensure_ascii=False).encode())
+        found = re.search(member + rb"\s*:\s*" + begins, self.payload(place))
+        if found is None:
+            return []
+        # As it is written there, one string: that is found at the speed of memory.
+        needle = found.group()
+        places: list[int] = []
+        at = self._body.find(needle, int(self._ends[place]))
+        while at >= 0:
+            if len(places) == most:
+                return []
+            places.append(self.place_at(at))
+            at = self._body.find(needle, int(self._ends[places[-1]]))
         return places
 
     def end_of(self, start: int, records_max: int, bytes_max: int) -> int:
@@ -187,7 +224,9 @@ def _refusal(message: str, size: int) -> RefusedError:
     """What the reader's message says about the place; only a hint, never relied upon."""
     if found := _ROW.search(message):
         row = int(found[1])
-        return RefusedError(row if row < size else None)
+        drift = _DRIFT.search(message)
+        told = (drift[1], drift[2]) if drift else None
+        return RefusedError(row if row < size else None, drift=told)
     if found := _LITERAL.search(message):
         return RefusedError(literal=found[1].encode())
     return RefusedError()

@@ -19,7 +19,12 @@ from k2i_tasks.errors import DecodeError
 LEAF_RECORDS = 16
 #: Records that may hold the literal that was refused; with more of them halving is cheaper.
 SUSPECTS_MAX = 8
-#: Size of one fast reading: halved after a refusal, doubled after a clean one.
+#: One in so many records, and a few, may be decoded exactly because they look like a refused one.
+SUSPECTS_SHARE = 64
+#: Size of one fast reading: halved after a refusal, doubled after so many clean ones. A refused one
+#: is half wasted, and a small one costs more for each record: at one bad record in a thousand both
+#: cost the least with the smallest.
+CLEAN_PARTS = 3
 PART_RECORDS_MIN = 512
 PART_RECORDS_MAX = 4096
 PART_BYTES_MAX = 32 * 1024 * 1024
@@ -51,15 +56,20 @@ class Reading:
         self.part_records = part_records
         self._pieces: list[Piece] = []
         self._errors: dict[int, DecodeError] = {}
+        #: Payloads that will be refused, and why it is thought so: each reason is looked at once.
+        self._suspects: set[int] = set()
+        self._drifts: set[tuple[str, str]] = set()
 
     def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
         """Pieces in record order, and record index -> reason for the dead letters."""
-        at = 0
+        at = refused_at = 0
         while at < len(self._page):
             end = self._page.end_of(at, self.part_records, PART_BYTES_MAX)
-            refusals = self._part(at, end)
-            size = self.part_records // 2 if refusals else self.part_records * 2
-            self.part_records = min(max(size, PART_RECORDS_MIN), PART_RECORDS_MAX)
+            if self._part(at, end):
+                self.part_records = max(self.part_records // 2, PART_RECORDS_MIN)
+                refused_at = end
+            elif end - refused_at >= CLEAN_PARTS * self.part_records:
+                self.part_records = min(self.part_records * 2, PART_RECORDS_MAX)
             at = end
         return self._pieces, self._errors
 
@@ -67,7 +77,7 @@ class Reading:
         """Decode payloads [start, end); returns the number of refusals met."""
         budget = 8 + (end - start) // 64
         refusals = 0
-        waiting = [(start, end, False)]
+        waiting = self._around(start, end)[::-1]
         while waiting:
             low, high, exactly = waiting.pop()
             if exactly or refusals > budget:
@@ -89,6 +99,7 @@ class Reading:
         places: list[int] = []
         if refused.row is not None:
             places = [low + refused.row]
+            self._expect(places[0], refused)
         elif refused.literal:
             places = self._page.find(refused.literal, low, high, SUSPECTS_MAX)
         if not places and high - low <= LEAF_RECORDS:
@@ -96,11 +107,29 @@ class Reading:
         if not places:
             middle = (low + high) // 2
             return [(low, middle, False), (middle, high, False)]
-        parts = []
+        parts: list[tuple[int, int, bool]] = []
         for place in places:
             parts += [(low, place, False), (place, place + 1, True)]
             low = place + 1
-        return [part for part in [*parts, (low, high, False)] if part[0] < part[1]]
+        parts = [part for part in parts if part[0] < part[1]]
+        return parts + self._around(low, high)
+
+    def _expect(self, place: int, refused: RefusedError) -> None:
+        """Foresees the refusals behind `place` for the same reason, if they are few."""
+        if refused.drift is None or refused.drift in self._drifts:
+            return
+        self._drifts.add(refused.drift)
+        most = 8 + len(self._page) // SUSPECTS_SHARE
+        self._suspects.update(self._page.alike(place, refused.drift, most))
+
+    def _around(self, low: int, high: int) -> list[tuple[int, int, bool]]:
+        """[low, high) in parts (start, end, whether record by record), around suspects."""
+        parts: list[tuple[int, int, bool]] = []
+        for place in sorted(place for place in self._suspects if low <= place < high):
+            parts += [(low, place, False), (place, place + 1, True)]
+            low = place + 1
+        parts.append((low, high, False))
+        return [part for part in parts if part[0] < part[1]]
 
     def _fast(self, low: int, high: int) -> None:
         plan = self._columns.plan

@@ -29,12 +29,19 @@ class RefusedError(Exception):
     Args:
         row: the record it is about, counted from the start of what was read; None if not known.
         literal: a piece of the payload that was refused, None if not known.
+        drift: name of the member that was refused, and the kind of its value; None if not known.
     """
 
-    def __init__(self, row: int | None = None, literal: bytes | None = None) -> None:
+    def __init__(
+        self,
+        row: int | None = None,
+        literal: bytes | None = None,
+        drift: tuple[str, str] | None = None,
+    ) -> None:
         super().__init__(f"row {row}")
         self.row = row
         self.literal = literal
+        self.drift = drift
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
