@@ -67,7 +67,9 @@ class Decoders:
         subject = key_subject(self._config) if ahead else None
         present = key_table_schema(schema, column, plain=keys.type == "string")
         # Hints are for fields of the value, and its columns alone are many.
-        plain = Rules(limits=self._rules.limits, conflicts=self._conflicts.within(column))
+        plain = Rules(
+            self._rules.limits, self._conflicts.within(column), relaxes=self._rules.relaxes
+        )
         key = self._one(keys.type, KEY_COLUMNS, present, subject, plain)
         return KeyedDecoder(value, key, column)
 
@@ -135,6 +137,7 @@ def _rules_of(config: Config, conflicts: Conflicts) -> Rules:
         conflicts=conflicts,
         hints=hints_of(kind.fields),
         nested_as_text=kind.nested == "json",
+        relaxes=evolution.mode == "permissive",
         overflow=evolution.overflow_column,
     )
 

@@ -29,18 +29,24 @@ def misfits(table: pa.Table, union: Union) -> dict[int, DecodeError]:
         column = table.column(refusal.place[0]).chunk(0)
         for row in _present(column, refusal.place[1:]).tolist():
             errors.setdefault(row, ConflictError(refusal.code, refusal.what, refusal.path))
-    every = np.arange(table.num_rows, dtype=np.int64)
-    for field in union.schema:
-        if not _requires(field):
-            continue
-        at = table.schema.get_field_index(field.name)
-        column = None if at < 0 else table.column(at).chunk(0)
-        for path, rows in _absent(column, field, every, (field.name,)):
-            what = f"Column {'.'.join(path)[:200]!r} is required by the table and has no value."
-            for row in rows.tolist():
-                error = ConflictError("schema.missing_field", what, ".".join(path))
-                errors.setdefault(row, error)
+    for path, rows in absences(table, union.schema):
+        what = f"Column {'.'.join(path)[:200]!r} is required by the table and has no value."
+        error = ConflictError("schema.missing_field", what, ".".join(path))
+        for row in rows.tolist():
+            errors.setdefault(row, error)
     return errors
+
+
+def absences(table: pa.Table, schema: pa.Schema) -> list[tuple[Place, Rows]]:
+    """Places that require a value, and the rows of `table` that have none there."""
+    found: list[tuple[Place, Rows]] = []
+    every = np.arange(table.num_rows, dtype=np.int64)
+    for field in schema:
+        if _requires(field):
+            at = table.schema.get_field_index(field.name)
+            column = None if at < 0 else table.column(at).chunk(0)
+            found += _absent(column, field, every, (field.name,))
+    return found
 
 
 def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:

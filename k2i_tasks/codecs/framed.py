@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.beside import set_beside
-from k2i_tasks.codecs.fitting import fitted, misfits, solid, unfitting
+from k2i_tasks.codecs.fitting import absences, fitted, misfits, solid, unfitting
 from k2i_tasks.codecs.frames import Framing, Group, Writer
+from k2i_tasks.codecs.growth import relaxed
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.payloads import DecodedPayloads, PayloadDecoder
 from k2i_tasks.codecs.rules import Rules
@@ -94,6 +95,8 @@ class FramedDecoder:
             if found is not None:
                 parts.append((group.writer, *found))
                 self._adopt_of(group.writer, found[1].schema)
+        if self._rules.relaxes and self._additive:
+            self._relax([table for _, _, table in parts], tombstones=len(frames.tombstones) > 0)
         # Only now: what the batch brings is known as a whole.
         self._may_create = self._may_create and not len(self._schema)
         tables: list[pa.Table] = []
@@ -123,6 +126,18 @@ class FramedDecoder:
             records = np.delete(records, refused)
         return records, solid(found.columns)
 
+    @property
+    def _additive(self) -> bool:
+        return not self._manual or self._may_create
+
+    def _relax(self, tables: list[pa.Table], *, tombstones: bool) -> None:
+        """Makes optional what these rows have no value for."""
+        places = [place for table in tables for place, _ in absences(table, self._schema)]
+        if tombstones:
+            places += [(field.name,) for field in self._schema if not field.nullable]
+        for place in places:
+            self._schema = pa.schema(relaxed(self._schema, place))
+
     def _adopt_of(self, writer: Writer, given: pa.Schema) -> None:
         if self._known_union(writer, given) is None:
             self._schema = self._united(given).schema
@@ -131,7 +146,7 @@ class FramedDecoder:
         return unite(
             self._schema,
             given,
-            additive=not self._manual or self._may_create,
+            additive=self._additive,
             reserved=self._metadata.reserved(),
             rules=self._rules,
             varies=True,

@@ -7,7 +7,7 @@ column with the first value that has a type.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -57,13 +57,24 @@ def find_field(fields: Iterable[pa.Field], place: Place) -> pa.Field | None:
 
 def replaced(fields: Iterable[pa.Field], place: Place, kind: pa.DataType) -> list[pa.Field]:
     """`fields` with the type of the one at `place`, which is there, made `kind`."""
+    return _changed(fields, place, lambda field: field.with_type(kind))
+
+
+def relaxed(fields: Iterable[pa.Field], place: Place) -> list[pa.Field]:
+    """`fields` with the one at `place`, which is there, made optional."""
+    return _changed(fields, place, lambda field: field.with_nullable(True))
+
+
+def _changed(
+    fields: Iterable[pa.Field], place: Place, change: Callable[[pa.Field], pa.Field]
+) -> list[pa.Field]:
     name, *below = place
     return [
         field
         if field.name != name
-        else field.with_type(kind)
+        else change(field)
         if not below
-        else _with_children(field, replaced(_children(field), tuple(below), kind))
+        else _with_children(field, _changed(_children(field), tuple(below), change))
         for field in fields
     ]
 

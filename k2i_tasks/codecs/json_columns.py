@@ -19,6 +19,7 @@ from k2i_tasks.codecs.growth import (
     name_refusal,
     nested,
     overflow_of,
+    relaxed,
     replaced,
     struct_only,
     text_field,
@@ -112,7 +113,7 @@ class LearnedColumns:
         learned = suited(present, rules.hints, additive=self._additive)
         self._overflow = "" if self._manual else overflow_of(learned, rules.overflow)
         self._reserved = columns.reserved() | ({self._overflow.lower()} - {""})
-        self._choices = Choices(rules.conflicts.varies, self.widens)
+        self._choices = Choices(rules.conflicts.varies, self.widens, rules.relaxes)
         self._take(learned)
 
     @property
@@ -163,7 +164,10 @@ class LearnedColumns:
         return changed
 
     def promote(self, misfit: MisfitError) -> bool:
-        """Promote the column that a value does not fit, if that helps and is allowed."""
+        """Promote or relax the column that a value does not fit, if that helps and is allowed."""
+        if misfit.code == "json.missing_field" and self._rules.relaxes and self._additive:
+            self._take(pa.schema(relaxed(self._plan.learned, misfit.place)))
+            return True
         if misfit.wider is None or not self.widens(".".join(misfit.place)):
             return False
         self._take(pa.schema(replaced(self._plan.learned, misfit.place, misfit.wider)))

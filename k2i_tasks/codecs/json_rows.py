@@ -124,10 +124,12 @@ class Choices:
     Args:
         varies: whether what it cannot hold goes into the column beside it.
         widens: whether its type may be promoted.
+        relaxes: whether any may become optional.
     """
 
     varies: Callable[[str], bool]
     widens: Callable[[str], bool]
+    relaxes: bool = False
 
 
 def row_reader(learned: pa.Schema, choices: Choices, overflow: str = "") -> Reader:
@@ -167,6 +169,8 @@ class _Readers:
             """Whether what does not fit has another place; the error is seen from here."""
             path = ".".join((*parent, *misfit.place))
             if misfit.wider is not None and self._choices.widens(path):
+                return False
+            if misfit.code == "json.missing_field" and self._choices.relaxes:
                 return False
             name = misfit.place[0]
             if misfit.clashes or name not in optional or not self._choices.varies(path):

@@ -54,6 +54,7 @@ class Rules:
         conflicts: what is done about values that the columns cannot hold.
         hints: fields by lower-case dotted path, of the type that the column there is to have.
         nested_as_text: whether new lists and objects are held as JSON text.
+        relaxes: whether a required column becomes optional for a record without its value.
         overflow: column for new members once there are `limits.columns`; empty for none.
     """
 
@@ -61,6 +62,7 @@ class Rules:
     conflicts: Conflicts = field(default_factory=Conflicts)
     hints: Mapping[str, pa.Field] = field(default_factory=dict)
     nested_as_text: bool = False
+    relaxes: bool = False
     overflow: str = ""
 
 

@@ -25,7 +25,9 @@ class SchemaEvolution(Section):
     """What happens when records bring another schema."""
 
     mode: Annotated[Literal["manual", "auto-additive", "permissive"], AnyCaseLower] = setting(
-        "Whether new fields become columns.", "auto-additive"
+        "Whether new fields become columns; permissive also makes a required column optional for a "
+        "record without its value.",
+        "auto-additive",
     )
     on_breaking_change: Annotated[
         Literal["dead-letter", "skip-message", "pause", "fail", "variant-column"], AnyCaseLower

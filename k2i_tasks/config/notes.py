@@ -45,7 +45,6 @@ def notes(config: Config) -> list[str]:
         *config.load_notes,
         *_unused(config),
         *_maintenance(config),
-        *_evolution(config),
         *_login(config),
         *_registry(config),
         *_exposure(config),
@@ -79,11 +78,6 @@ def _maintenance(config: Config) -> Iterator[str]:
             "On Nessie snapshots are not expired and no files are removed: other branches may need "
             "them, and Nessie's own GC knows."
         )
-
-
-def _evolution(config: Config) -> Iterator[str]:
-    if config.schema_evolution.mode == "permissive":
-        yield "schema_evolution.mode permissive does what auto-additive does."
 
 
 def _login(config: Config) -> Iterator[str]:

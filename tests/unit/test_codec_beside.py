@@ -106,3 +106,20 @@ def test_the_columns_of_a_writer_beyond_the_bound_go_into_the_rest() -> None:
         {"a": 2, "s": None, "_rest": None},
         {"a": None, "s": {"m": 3}, "_rest": '{"s":{"n":"y"}}'},
     ]
+
+
+def test_required_columns_become_optional_for_rows_without_them_if_that_is_wanted() -> None:
+    inner = pa.struct([pa.field("m", pa.int64(), nullable=False)])
+    table = pa.schema([pa.field("a", pa.int64(), nullable=False), pa.field("s", inner)])
+    known = Known({1: pa.schema([("a", pa.int64()), ("s", pa.struct([("m", pa.int64())]))])})
+    payloads = [row(1, a=1, s={"m": 1}), row(1, a=2, s={"m": None}), row(1), None]
+    strict = decoded(framed(known, table), *payloads)
+    assert [letter.code for letter in strict.dead_letters] == ["schema.missing_field"] * 3
+    decoder = framed(known, table, rules=Rules(relaxes=True))
+    result = decoded(decoder, *payloads)
+    assert not result.dead_letters
+    assert [each["a"] for each in payload(result)] == [1, 2, None, None]
+    schema = decoder.schema
+    assert schema is not None
+    assert schema.field("a").nullable
+    assert schema.field("s").type.field("m").nullable

@@ -299,3 +299,35 @@ def test_new_lists_and_objects_may_be_text() -> None:
     decoder = decoder_of([("s", pa.struct([("a", pa.int64())]))], rules=rules)
     decoded = decode(decoder, b'{"s":{"a":1,"b":[1.0]},"l":[1,2],"o":{"x":1},"n":5}')
     assert payload(decoded) == [{"s": {"a": 1, "b": "[1.0]"}, "l": "[1,2]", "o": '{"x":1}', "n": 5}]
+
+
+INNER = pa.struct([pa.field("a", pa.int64(), nullable=False), ("b", pa.int64())])
+REQUIRED = [
+    pa.field("n", pa.int64(), nullable=False),
+    pa.field("s", INNER),
+    pa.field("l", pa.list_(pa.field("element", pa.int64(), nullable=False))),
+]
+LACKING = row({"n": 1, "s": {"a": 1}, "l": [1]}, {"s": {"b": 2}}, {"n": None, "l": [None]})
+
+
+def test_a_required_column_becomes_optional_for_a_record_without_it_if_that_is_wanted() -> None:
+    decoder = decoder_of(REQUIRED, rules=Rules(relaxes=True))
+    decoded = decode(decoder, *LACKING)
+    assert codes(decoded) == []
+    assert payload(decoded)[1:] == [
+        {"n": None, "s": {"a": None, "b": 2}, "l": None},
+        {"n": None, "s": None, "l": [None]},
+    ]
+    schema = decoder.schema
+    assert schema is not None
+    assert schema.field("n").nullable
+    assert schema.field("s").type.field("a").nullable
+    assert schema.field("l").type.value_field.nullable
+
+
+def test_a_required_column_stays_one_otherwise() -> None:
+    for mode, rules in (("auto-additive", Rules()), ("manual", Rules(relaxes=True))):
+        decoder = decoder_of(REQUIRED, mode=mode, rules=rules)
+        decoded = decode(decoder, *LACKING)
+        assert codes(decoded) == ["json.missing_field"] * 2
+        assert [letter.conflict for letter in decoded.dead_letters] == ["s.a", "n"]
