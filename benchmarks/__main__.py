@@ -9,6 +9,7 @@ from benchmarks import (
     commits,
     compare,
     demo,
+    drift,
     freshness,
     ingest,
     latency,
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "commits": ("what a commit takes the longer the history, with upkeep and without", commits),
     "compare": ("ours and other engines on one topic, in turn, in one run", compare),
     "demo": ("from `python flows/ingest.py` to the first record and the first rows", demo),
+    "drift": ("what one bad record in a thousand costs, decoded and written", drift),
     "freshness": (
         "the age of the newest row that an outsider sees, while maintenance runs",
         freshness,
