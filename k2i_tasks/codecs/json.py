@@ -51,6 +51,7 @@ class JsonDecoder:
         self._metadata = columns
         self._max_message_bytes = max_message_bytes
         self._part_records = PART_RECORDS_MAX
+        self._needles: list[bytes] = []
         self._columns = LearnedColumns(
             columns,
             table_schema,
@@ -85,9 +86,11 @@ class JsonDecoder:
         """
         page = Page(values, self._max_message_bytes)
         self._columns.create(page)
-        reading = Reading(self._columns, page, part_records=self._part_records)
+        reading = Reading(
+            self._columns, page, part_records=self._part_records, needles=self._needles
+        )
         pieces, errors = reading.run()
-        self._part_records = reading.part_records
+        self._part_records, self._needles = reading.part_records, reading.needles
         payload = {field.name: _joined(pieces, field) for field in self._columns.plan.typed}
         return payload, page.errors | errors
 

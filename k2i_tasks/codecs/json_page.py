@@ -27,7 +27,9 @@ from k2i_tasks.errors import DecodeError
 
 _OPEN, _CLOSE = b"{}"
 _ROW = re.compile(r" in row (\d+)$")
-_DRIFT = re.compile(r"Column\(.*/([^/]+)\) changed from \w+ to (\w+) in row \d+$", re.DOTALL)
+_DRIFT = re.compile(
+    r"Column\(.*/([^/]+)\) changed from (?!null)\w+ to (\w+) in row \d+$", re.DOTALL
+)
 #: What the value of a kind begins with.
 _BEGINS = {
     "string": rb'"',
@@ -113,32 +115,39 @@ class Page:
             at = self._body.find(literal, after, high)
         return places
 
-    def alike(self, place: int, drift: tuple[str, str], most: int) -> list[int]:
-        """Payloads behind `place` that look as if they had the same drift; empty if over `most`.
+    def needle(self, place: int, drift: tuple[str, str]) -> bytes | None:
+        """What payload `place` holds, as it is written, where it has this drift; None if unclear.
 
         Args:
-            place: a payload that has it.
+            place: a payload that was refused.
             drift: name of the member, and the kind of its value.
-            most: bound on the answer.
         """
         name, kind = drift
         begins = _BEGINS.get(kind)
         if begins is None:
-            return []
+            return None
         member = re.escape(json.dumps(name, ensure_ascii=False).encode())
         found = re.search(member + rb"\s*:\s*" + begins, self.payload(place))
-        if found is None:
-            return []
-        # As it is written there, one string: that is found at the speed of memory.
-        needle = found.group()
+        return found.group() if found else None
+
+    def holding(self, needle: bytes, most: int) -> list[int]:
+        """The payloads that contain `needle`; empty if over `most`."""
         places: list[int] = []
-        at = self._body.find(needle, int(self._ends[place]))
+        at = self._body.find(needle)
         while at >= 0:
             if len(places) == most:
                 return []
             places.append(self.place_at(at))
             at = self._body.find(needle, int(self._ends[places[-1]]))
         return places
+
+    def blank(self, places: Sequence[int]) -> None:
+        """From now on `read` finds an empty object in these places, one whole document as well."""
+        body = bytearray(self._buffer)
+        for place in places:
+            start, end = int(self._starts[place]), int(self._ends[place])
+            body[start:end] = _TOMBSTONE.ljust(end - start)
+        self._buffer = pa.py_buffer(body)
 
     def end_of(self, start: int, records_max: int, bytes_max: int) -> int:
         """End of the part from `start` within both bounds; at least one payload long."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from k2i_tasks.codecs.json_columns import LearnedColumns
+from k2i_tasks.codecs.json_columns import LearnedColumns, Plan
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_rows import MisfitError, Notes
 from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
@@ -21,6 +21,8 @@ LEAF_RECORDS = 16
 SUSPECTS_MAX = 8
 #: One in so many records, and a few, may be decoded exactly because they look like a refused one.
 SUSPECTS_SHARE = 64
+#: Needles that are kept for the next page.
+NEEDLES_MAX = 8
 #: Size of one fast reading: halved after a refusal, doubled after so many clean ones. A refused one
 #: is half wasted, and a small one costs more for each record: at one bad record in a thousand both
 #: cost the least with the smallest.
@@ -45,20 +47,32 @@ class Reading:
         columns: the columns to read for; it learns on the way.
         page: the payloads.
         part_records: size of the first fast reading.
+        needles: what payloads hold that are refused, by the reading before.
 
     Attributes:
         part_records: size of the next fast reading, adapted to how often they are refused.
+        needles: what such payloads hold of this page.
     """
 
-    def __init__(self, columns: LearnedColumns, page: Page, *, part_records: int) -> None:
+    def __init__(
+        self,
+        columns: LearnedColumns,
+        page: Page,
+        *,
+        part_records: int,
+        needles: Sequence[bytes] = (),
+    ) -> None:
         self._columns = columns
         self._page = page
         self.part_records = part_records
         self._pieces: list[Piece] = []
         self._errors: dict[int, DecodeError] = {}
-        #: Payloads that will be refused, and why it is thought so: each reason is looked at once.
-        self._suspects: set[int] = set()
+        #: Payloads that would be refused, rising, and reasons for that: each is looked at once.
+        self._suspects: Rows = np.empty(0, np.int64)
         self._drifts: set[tuple[str, str]] = set()
+        self.needles: list[bytes] = []
+        if needles:
+            self._suspect(needles)
 
     def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
         """Pieces in record order, and record index -> reason for the dead letters."""
@@ -77,7 +91,7 @@ class Reading:
         """Decode payloads [start, end); returns the number of refusals met."""
         budget = 8 + (end - start) // 64
         refusals = 0
-        waiting = self._around(start, end)[::-1]
+        waiting = [(start, end, False)]
         while waiting:
             low, high, exactly = waiting.pop()
             if exactly or refusals > budget:
@@ -111,25 +125,26 @@ class Reading:
         for place in places:
             parts += [(low, place, False), (place, place + 1, True)]
             low = place + 1
-        parts = [part for part in parts if part[0] < part[1]]
-        return parts + self._around(low, high)
+        return [part for part in [*parts, (low, high, False)] if part[0] < part[1]]
 
     def _expect(self, place: int, refused: RefusedError) -> None:
         """Foresees the refusals behind `place` for the same reason, if they are few."""
         if refused.drift is None or refused.drift in self._drifts:
             return
         self._drifts.add(refused.drift)
-        most = 8 + len(self._page) // SUSPECTS_SHARE
-        self._suspects.update(self._page.alike(place, refused.drift, most))
+        needle = self._page.needle(place, refused.drift)
+        if needle is not None:
+            self._suspect([needle])
 
-    def _around(self, low: int, high: int) -> list[tuple[int, int, bool]]:
-        """[low, high) in parts (start, end, whether record by record), around suspects."""
-        parts: list[tuple[int, int, bool]] = []
-        for place in sorted(place for place in self._suspects if low <= place < high):
-            parts += [(low, place, False), (place, place + 1, True)]
-            low = place + 1
-        parts.append((low, high, False))
-        return [part for part in parts if part[0] < part[1]]
+    def _suspect(self, needles: Sequence[bytes]) -> None:
+        """Sets payloads aside that hold one of these, for the exact path."""
+        most = 8 + len(self._page) // SUSPECTS_SHARE
+        found = {needle: self._page.holding(needle, most) for needle in needles}
+        self.needles += [needle for needle in needles if found[needle]][:NEEDLES_MAX]
+        places = [place for some in found.values() for place in some]
+        if places:
+            self._page.blank(places)
+            self._suspects = np.union1d(self._suspects, np.array(places, np.int64))
 
     def _fast(self, low: int, high: int) -> None:
         plan = self._columns.plan
@@ -138,7 +153,9 @@ class Reading:
             name: _whole(column)
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
-        doubtful = self._doubtful(wires, texts=False)
+        first, end = np.searchsorted(self._suspects, (low, high))
+        suspects = self._suspects[first:end] - low
+        doubtful = np.union1d(suspects, self._doubtful(wires, texts=False))
         columns = None if len(doubtful) else _conformed(wires, plan.learned)
         if columns is not None:
             self._pieces.append(Piece(high - low, columns))
@@ -174,14 +191,25 @@ class Reading:
 
     def _exact(self, low: int, high: int) -> None:
         rows: list[dict[str, Any]] = []
+        plan = self._columns.plan
         for place in range(low, high):
+            row = None
             try:
-                rows.append(self._row(self._page.payload(place)))
+                row = self._row(self._page.payload(place))
             except DecodeError as error:
                 self._errors[int(self._page.records[place])] = error
+            if self._columns.plan is not plan:
+                # What was read for the columns as they were is not what they are read as now.
+                self._take(rows, plan)
+                rows, plan = [], self._columns.plan
+            if row is not None:
+                rows.append(row)
+        self._take(rows, plan)
+
+    def _take(self, rows: list[dict[str, Any]], plan: Plan) -> None:
+        """Rows that were read by this plan."""
         if not rows:
             return
-        plan = self._columns.plan
         wires = {
             wire.name: pa.array([row.get(wire.name) for row in rows], type=wire.type)
             for wire in plan.exact

@@ -50,6 +50,15 @@ def test_lists_of_nothing_become_what_the_first_value_is(value: bytes, place: by
     assert stored in (wanted, value.decode(), date(2024, 1, 1))
 
 
+@pytest.mark.parametrize("value", [b"0", b'[1,"x"]', b'{"a":1}'])
+def test_a_list_of_nothing_beside_its_first_value_is_kept(value: bytes) -> None:
+    decoder = decoder_of()
+    assert not decode(decoder, b'{"n":1}').dead_letters
+    decoded = decode(decoder, b'{"m":[],"f":[]}', b'{"f":%s}' % value)
+    assert codes(decoded) == []
+    assert [row["f"] for row in payload(decoded)] == ["[]", value.decode()]
+
+
 def test_new_fields_are_added_at_the_end_also_in_structs_and_lists() -> None:
     decoder = decoder_of()
     decode(decoder, b'{"s":{"x":1},"l":[{"x":1}]}')
