@@ -9,6 +9,7 @@ from benchmarks import (
     commits,
     compare,
     demo,
+    drift,
     formats,
     freshness,
     ingest,
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "compare": ("ours and other engines on one topic, in turn, in one run", compare),
     "demo": ("from `python flows/ingest.py` to the first record and the first rows", demo),
     "formats": ("each payload format, clean and with bad records", formats),
+    "drift": ("what one bad record in a thousand costs, decoded and written", drift),
     "freshness": (
         "the age of the newest row that an outsider sees, while maintenance runs",
         freshness,

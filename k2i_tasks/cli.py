@@ -29,6 +29,7 @@ from k2i_tasks.cli_options import (
     shared_of,
     table_config,
 )
+from k2i_tasks.cli_schema import schema_app
 from k2i_tasks.collector import postponed
 from k2i_tasks.errors import EXIT_CODES, Component
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_dead_letters.app, name="dead-letters")
+app.add_typer(schema_app, name="schema")
 
 
 class Form(StrEnum):
@@ -238,14 +240,10 @@ def status(
 ) -> int:
     """Show the health of a running ingest; exit 6 when it does not answer or is unhealthy."""
     shared = shared_of(context, config, verbose)
-    from k2i_tasks.cli_status import fetch_health, status_view
+    from k2i_tasks.cli_status import fetch_health, health_url, status_view
 
     if url is None and shared.config is not None:
-        monitoring = loaded(shared.config).monitoring
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(
-            monitoring.health_host, monitoring.health_host
-        )
-        url = f"http://{f'[{host}]' if ':' in host else host}:{monitoring.health_port}"
+        url = health_url(loaded(shared.config))
     report = fetch_health(url or "http://localhost:8080")
     if as_json:
         import json

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rich import box
@@ -18,6 +18,9 @@ from rich.text import Text
 from k2i_tasks.errors import Component, ConfigError, ServiceError
 from k2i_tasks.figures import count, duration, size
 from k2i_tasks.logs import one_line
+
+if TYPE_CHECKING:
+    from k2i_tasks.config import Config
 
 ANSWER_BYTES_MAX = 4 << 20
 ASK_SECONDS = 5.0
@@ -53,6 +56,13 @@ def fetch_health(url: str, timeout_seconds: float = ASK_SECONDS) -> dict[str, An
             remedy="Start it with `k2i ingest`, or name its address with --url.",
         ) from error
     return _report(address, body)
+
+
+def health_url(config: Config) -> str:
+    """The address of the health port of the run with this configuration."""
+    monitoring = config.monitoring
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(monitoring.health_host, monitoring.health_host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{monitoring.health_port}"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

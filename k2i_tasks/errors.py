@@ -8,7 +8,9 @@
       FencedError              another process owns this table now: stop                 exit 3
         PartitionsLostError    another member of our group owns partitions of ours: read anew
       DecodeError              one record is bad: becomes a dead letter, never leaves `codecs`
+        ConflictError          it is sound, but the table has no place for it: by policy
       SchemaConflictError      table and records disagree: pause or stop, report         exit 3
+        SchemaMovedError       another writer was first with a column: read anew
       IntegrityError           what is stored contradicts itself: stop, keep the evidence
       ServiceError             a service refused for good (login, unknown topic, rights)
 
@@ -129,10 +131,29 @@ class DecodeError(K2IError):
         self.code = code
 
 
+class ConflictError(DecodeError):
+    """A sound record holds what the table has no place for. `path` is the field's, dotted.
+
+    What becomes of it is the operator's choice: `schema_evolution.on_breaking_change`.
+    """
+
+    def __init__(self, code: str, what: str, path: str) -> None:
+        super().__init__(code, what)
+        self.path = path
+
+
 class SchemaConflictError(K2IError):
     """The table's schema and the records' schema cannot be reconciled by a safe promotion."""
 
     component = Component.ICEBERG
+
+
+class SchemaMovedError(SchemaConflictError):
+    """Another writer gave the table a column that rows of ours, not committed yet, contradict.
+
+    The rows are given up and read again, by the columns that the table has now. It is final only
+    when that comes to the same.
+    """
 
 
 class IntegrityError(K2IError):

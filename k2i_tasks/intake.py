@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,16 @@ from k2i_tasks.errors import (
 from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Source
 from k2i_tasks.progress import Progress
-from k2i_tasks.types import DecodedBatch, Origin, Ranges, RawBatch, describe_ranges
+from k2i_tasks.standstill import Gate
+from k2i_tasks.types import (
+    Cause,
+    DeadLetter,
+    DecodedBatch,
+    Origin,
+    Ranges,
+    RawBatch,
+    describe_ranges,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +40,24 @@ class Intake:
     Args:
         source: where records come from.
         operations: keeps gaps in the log.
+        gate: decides which dead letters pass.
+        renewed: makes the decoder anew, by the table as it is now; None where it is away.
         meter, progress: told what came in.
     """
 
     def __init__(
-        self, source: Source, operations: Operations, meter: Meter, progress: Progress
+        self,
+        source: Source,
+        operations: Operations,
+        gate: Gate,
+        renewed: Callable[[], Decoder],
+        meter: Meter,
+        progress: Progress,
     ) -> None:
         self._source = source
         self._operations = operations
+        self._gate = gate
+        self._renewed = renewed
         self._meter = meter
         self._progress = progress
         #: Set before the first poll; another one when the table turns out to be another.
@@ -46,8 +66,13 @@ class Intake:
         self.lacking = 0
         #: Polled, not yet given: in order.
         self._held: deque[RawBatch | DecodedBatch] = deque()
-        #: Why the source is paused: "buffer", "schemas".
+        #: Why the source is paused: "buffer", "schemas", "standstill".
         self._stops: set[str] = set()
+
+    @property
+    def standing(self) -> bool:
+        """Whether nothing is given until an operator says so."""
+        return self._progress.standstill is not None
 
     def forget(self) -> None:
         """What was polled and not given yet is not ours any more, or is read again.
@@ -56,6 +81,7 @@ class Intake:
         """
         self._held.clear()
         self._stops.clear()
+        self._progress.standstill = None
 
     def pause(self, why: str = "buffer") -> None:
         """Stops the flow of records until `resume` of the same reason. Idempotent."""
@@ -68,16 +94,15 @@ class Intake:
         if not self._stops:
             self._source.resume()
 
-    def stand_still(self) -> None:
-        """The buffer is full."""
+    def no_room(self) -> None:
+        """The buffer is full: consumption pauses."""
         self.pause()
-        self._progress.paused = True
-        self._progress.pauses += 1
+        self._progress.pause()
         self._meter.on_pause()
         log.info("buffer is full: consumption pauses")
 
-    def go_on(self) -> None:
-        """The buffer has room again."""
+    def room_again(self) -> None:
+        """The buffer has room: consumption resumes."""
         self.resume()
         self._progress.paused = False
         log.info("buffer has room: consumption resumes")
@@ -88,8 +113,8 @@ class Intake:
         """The next batches, in order, as far as they fit. May block for the time-out.
 
         What does not fit is kept and comes first the next time; until then nothing is polled. The
-        same goes for records whose schema is not known yet, while the source is paused and polled
-        only to keep its client alive.
+        same goes for records whose schema is not known yet, and from the record on that the run
+        stands before, while the source is paused and polled only to keep its client alive.
 
         Args:
             max_records: most records to poll.
@@ -98,9 +123,14 @@ class Intake:
             empty: whether the buffer is, so that one record is given whatever its size.
 
         Raises:
-            K2IError: the source cannot be read on.
+            K2IError: the source cannot be read on, or is not to be.
         """
         self.lacking = 0
+        if self.standing:
+            self.keep_alive(timeout_seconds)
+            # Columns that are known only here would be forgotten with the decoder.
+            if not (empty or self.decoder.schema is None) or not self._goes_on():
+                return []
         waiting = "schemas" in self._stops
         if waiting:
             self.keep_alive(0.0)
@@ -115,7 +145,7 @@ class Intake:
             ready = self._ready(held, 0.0 if given else timeout_seconds)
             if ready is None:
                 break
-            decoded = self._fitting(ready, room_bytes, alone=empty and not given)
+            decoded = self._fitting(ready, room_bytes, first=not given, empty=empty)
             if decoded is None:
                 break
             given.append(decoded)
@@ -159,12 +189,24 @@ class Intake:
         self._held.appendleft(rest)
         return first
 
-    def _fitting(self, raw: RawBatch, room_bytes: int, *, alone: bool) -> DecodedBatch | None:
-        """As much of `raw` as fits, decoded; the rest is held. None when not one record fits."""
+    def _fitting(
+        self, raw: RawBatch, room_bytes: int, *, first: bool, empty: bool
+    ) -> DecodedBatch | None:
+        """As much of `raw` as fits and may pass, decoded; the rest is held. None when nothing."""
         while True:
             decoded = self.decoder.decode(raw)
-            fits = decoded.nbytes <= room_bytes
-            if fits or (alone and len(raw) == 1):
+            stop = self._gate.first_stop(decoded.dead_letters)
+            if stop is not None:
+                at = _index_of(raw, stop[0])
+                if at == 0:
+                    self._held.appendleft(raw)
+                    if first:  # else what came before it is given first
+                        self._stand(*stop)
+                    return None
+                raw, rest = raw.split(at)
+                self._held.appendleft(rest)
+                continue
+            if decoded.nbytes <= room_bytes or (first and empty and len(raw) == 1):
                 return self._accepted(raw, decoded)
             if len(raw) == 1:
                 self._held.appendleft(raw)
@@ -174,6 +216,34 @@ class Intake:
             share = int(0.9 * len(raw) * room_bytes / decoded.nbytes)
             raw, rest = raw.split(min(max(share, 1), len(raw) - 1))
             self._held.appendleft(rest)
+
+    def _stand(self, letter: DeadLetter, cause: Cause) -> None:
+        """Stands still before this record, which is held.
+
+        Raises:
+            SchemaConflictError: the run is to end there.
+        """
+        stand = self._gate.stand(letter, cause)
+        self._progress.standstill = stand
+        self.pause("standstill")
+        log.error("%s", stand)
+
+    def _goes_on(self) -> bool:
+        """Whether an operator has said so, and the table could be looked at."""
+        stand = self._progress.standstill
+        assert stand is not None
+        if not self._gate.may_go_on(stand):
+            return False
+        try:
+            self.decoder = self._renewed()
+        except TransientError as error:
+            log.warning("the run cannot go on yet, say so again: %s", error)
+            self._progress.note(health_component_of(error), str(error))
+            return False
+        log.info("the run goes on from partition %d, offset %d", stand.partition, stand.offset)
+        self._progress.standstill = None
+        self.resume("standstill")
+        return True
 
     def look(self, *, advance: bool) -> list[DecodedBatch]:
         """Takes in lag and complaints. Does not block.
@@ -221,6 +291,7 @@ class Intake:
             kinds = Counter((letter.stage, letter.code) for letter in letters)
             self._meter.on_batch(len(raw), raw.payload_bytes, kinds)
             self._progress.consumed(len(raw), letters)
+            self._gate.passed(len(letters))
         self._move(raw.ranges)
         return decoded
 
@@ -231,3 +302,9 @@ class Intake:
     def _move(self, ranges: Ranges) -> None:
         for tp, span in ranges.items():
             self._progress.positions[tp] = span.end
+
+
+def _index_of(raw: RawBatch, letter: DeadLetter) -> int:
+    """Which record of `raw` the letter is."""
+    found = (raw.partitions == letter.partition) & (raw.offsets == letter.offset)
+    return int(np.flatnonzero(found)[0])

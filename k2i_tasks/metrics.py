@@ -128,6 +128,8 @@ def _single_gauges(status: Status) -> Iterator[tuple[str, str, float]]:
     yield "k2i_buffer_limit_bytes", "Bytes the hot buffer may hold", status.buffer_bytes_max
     yield "k2i_batches_in_flight", "Batches sealed and not yet committed", status.batches_in_flight
     yield "k2i_paused", "1 while consumption is paused by a full buffer", float(status.paused)
+    stands = float(status.standstill is not None)
+    yield "k2i_standing_still", "1 while the run waits for an operator before a record", stands
     yield "k2i_wal_size_bytes", "Bytes of the write-ahead log on disk", status.wal_bytes
     yield "k2i_table_epoch", "Claim number under which this run writes", status.epoch
 

@@ -39,7 +39,6 @@ from k2i_tasks.types import (
 
 log = logging.getLogger(__name__)
 
-
 #: Longest that the end of a run waits for Kafka to take the last offsets, in seconds.
 ACKNOWLEDGE_SECONDS = 6.0
 
@@ -60,7 +59,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What works on the table and its dead letters, connected to the catalog.
+    """What works on table and dead letters, connected to the catalog.
 
     Args:
         staging: writes data files; used by the flush thread.
@@ -111,10 +110,6 @@ class Operations:
     @property
     def _committer(self) -> Committer:
         return self._tables.committer
-
-    @property
-    def _dead_letters(self) -> Letterbox:
-        return self._tables.dead_letters
 
     @property
     def epoch(self) -> int:
@@ -187,6 +182,10 @@ class Operations:
         """Arrow schema of the open table's payload columns."""
         return self._staging.payload_schema()
 
+    def reload(self) -> pa.Schema | None:
+        """`payload_schema` of the table as it is now, if it is; while no flush is on its way."""
+        return self._staging.payload_schema() if self._staging.open() else None
+
     def claim(
         self, state: SinkState, offsets: Offsets, mine: Set[TopicPartition], origin: Origin
     ) -> SinkState:
@@ -205,7 +204,7 @@ class Operations:
             topic_ids={**state.topic_ids, origin.topic: origin.topic_id},
             cluster_id=origin.cluster_id,
         )
-        self._dead_letters.topic_id = origin.topic_id
+        self._tables.dead_letters.topic_id = origin.topic_id
         hit("claim.before")
         claimed = self._committer.claim(wanted, offsets, mine)
         hit("claim.landed")
@@ -282,7 +281,9 @@ class Operations:
         files = self._once(name, "rows", lambda: self._staging.stage(batch.tables, batch_id=name))
         letters: Sequence[StagedFile] = ()
         if refused:
-            letters = self._once(name, "letters", lambda: self._dead_letters.stage(refused, name))
+            letters = self._once(
+                name, "letters", lambda: self._tables.dead_letters.stage(refused, name)
+            )
         hit("flush.staged.before")
         self._journal.staged(batch.batch_id, files, letters, batch.rows)
         hit("flush.staged")
@@ -353,7 +354,7 @@ class Operations:
         if batch.progress not in (Progress.STAGED, Progress.STARTED):
             return batch
         why = self._staging.why_unusable(batch.files)
-        why = why or self._dead_letters.why_unusable(batch.dead_letter_files)
+        why = why or self._tables.dead_letters.why_unusable(batch.dead_letter_files)
         if not why:
             return batch
         log.warning("recovery: batch %s is read from Kafka again: %s", batch.batch_id, why)
@@ -374,7 +375,7 @@ class Operations:
         if staged.dead_letter_files:
             hit("dead_letters.commit.before")
             with self.lane:
-                self._dead_letters.commit(batch_id, ranges, staged.dead_letter_files)
+                self._tables.dead_letters.commit(batch_id, ranges, staged.dead_letter_files)
             hit("dead_letters.committed")
         hit("commit.before")
         summary: Mapping[str, str] = {"k2i.batch": batch_id, "k2i.reason": reason}

@@ -7,7 +7,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from k2i_tasks.clock import Clock
+from k2i_tasks.errors import health_component_of
 from k2i_tasks.types import (
+    Cause,
     ComponentHealth,
     DeadLetter,
     ErrorNote,
@@ -15,6 +17,7 @@ from k2i_tasks.types import (
     Offsets,
     Refusal,
     RunState,
+    Standstill,
     Status,
     TableCommit,
     TopicPartition,
@@ -68,6 +71,8 @@ class Progress:
         self.batches_in_flight = 0
         self.paused = False
         self.pauses = 0
+        #: The record that waits for an operator's word; set by the intake.
+        self.standstill: Standstill | None = None
         self.wal_bytes = 0
         self.first_record_at: float | None = None
         self.newest_committed_ms: int | None = None
@@ -126,6 +131,25 @@ class Progress:
                 self.newest_committed_ms or 0, commit.newest_timestamp_ms
             )
 
+    def buffered(self, rows: int, nbytes: int, batches_in_flight: int) -> None:
+        """What is in memory now."""
+        self.buffer_rows, self.buffer_bytes = rows, nbytes
+        self.batches_in_flight = batches_in_flight
+
+    def holds(self, rows: int, nbytes: int, batches: int) -> None:
+        """So much is buffered and in flight, and so many batches are in flight."""
+        self.buffer_rows, self.buffer_bytes, self.batches_in_flight = rows, nbytes, batches
+
+    def pause(self) -> None:
+        """The buffer is full."""
+        self.paused = True
+        self.pauses += 1
+
+    def failed(self, error: BaseException) -> None:
+        """The run ends with this error."""
+        self.state = RunState.FAILED
+        self.note(health_component_of(error), str(error))
+
     def note(self, component: str, message: str) -> None:
         """Keeps an error for people to see; repeated ones are shown once, at their last time."""
         self.note_once(ErrorNote(self._clock.unix(), component, message))
@@ -173,6 +197,7 @@ class Progress:
             last_errors=errors,
             components=self._components(errors, now),
             refusals=refusals,
+            standstill=self.standstill,
         )
 
     def _refuse(self, letters: Sequence[DeadLetter], now: float) -> None:
@@ -192,7 +217,8 @@ class Progress:
                 )
 
     def _shown_paused(self) -> bool:
-        return self.paused and self.state is RunState.RUNNING
+        waits = self.paused or self.standstill is not None
+        return waits and self.state is RunState.RUNNING
 
     def _rate_at(self, now: float) -> float:
         window = [(at, n) for at, n in tuple(self._rate) if now - at <= RATE_SECONDS]
@@ -209,6 +235,10 @@ class Progress:
         found = {name: ComponentHealth(base) for name in names}
         if self.paused:
             found["buffer"] = ComponentHealth(Health.DEGRADED, "full: consumption is paused")
+        stand = self.standstill
+        if stand is not None:
+            name = "schema" if stand.cause is Cause.CONFLICT else "dead_letters"
+            found[name] = ComponentHealth(Health.DEGRADED, str(stand))
         worst = Health.UNHEALTHY if self.state is RunState.FAILED else Health.DEGRADED
         for note in errors:
             recent = now - note.at <= RECENT_SECONDS or worst is Health.UNHEALTHY

@@ -1,9 +1,8 @@
 """The loop of one run: poll -> decode -> buffer -> engine -> lanes -> outcomes.
 
 One thread runs it. Flushes and commits happen on the lanes' threads and come back as outcomes. The
-runner knows protocols only; what is behind them is decided in `wiring`. A member of a consumer
-group goes round: when the group changes, what is not committed is given up, and the run begins anew
-with the partitions that it has then.
+runner knows protocols only; what is behind them is decided in `wiring`. When the consumer group
+changes, or another writer the schema, what is not committed is given up, and the run begins anew.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from k2i_tasks.engine.engine import (
 from k2i_tasks.errors import (
     K2IError,
     PartitionsLostError,
+    SchemaMovedError,
     component_of,
     health_component_of,
 )
@@ -44,6 +44,7 @@ from k2i_tasks.intake import Intake
 from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Settings, Source, StartRule, TrackerFactory
 from k2i_tasks.progress import Progress
+from k2i_tasks.standstill import Gate
 from k2i_tasks.takeover import Share, Takeover
 from k2i_tasks.types import DecodedBatch, RunState, Status
 from k2i_tasks.underway import Underway
@@ -57,16 +58,18 @@ Read = TypeVar("Read")
 POLL_SECONDS = 0.05
 #: How often lag, silent positions and errors are looked at, in seconds.
 HOUSEKEEPING_SECONDS = 0.5
+#: The run begins anew after these.
+READ_ANEW = (PartitionsLostError, SchemaMovedError)
 
 
 class Runner:
     """One run from start to drain.
 
     Args:
-        topic, table: names, for people.
-        source, operations, meter, clock: what the run works with.
+        topic, table, source, operations, meter, clock: what the run works with.
         decoder_for: makes the decoder, given the table's payload schema (None: no table yet).
         start_rule: where to start reading.
+        gate: decides which dead letters pass.
         tracker_factory: makes what runs flushes and commits.
         settings: bounds.
         batch_prefix: makes batch ids unique over restarts.
@@ -82,6 +85,7 @@ class Runner:
         operations: Operations,
         decoder_for: Callable[[pa.Schema | None], Decoder],
         start_rule: StartRule,
+        gate: Gate,
         tracker_factory: TrackerFactory,
         meter: Meter,
         clock: Clock,
@@ -97,14 +101,16 @@ class Runner:
         self._settings = settings
         self._limits = settings.limits
         self._prefix = batch_prefix
-        self._shares = 0
+        self._shares, self._moved_at = 0, -1
         self._drain_asked = threading.Event()
         self._give_up = threading.Event()
         self._drain_deadline: float | None = None
         self._next_housekeeping = 0.0
         self._error: K2IError | None = None
         self.progress = Progress(topic, table, settings.limits.buffer_bytes_max, clock)
-        self._intake = Intake(source, operations, meter, self.progress)
+        self._intake = Intake(
+            source, operations, gate, lambda: decoder_for(operations.reload()), meter, self.progress
+        )
         calls = BatchCalls(
             operations, meter, self.progress, source.confirm, settings.retry, self._give_up
         )
@@ -118,6 +124,7 @@ class Runner:
             intake=self._intake,
             calls=calls,
             progress=self.progress,
+            clock=clock,
             budget=self._poll_records,
             drain_asked=self._drain_asked,
         )
@@ -151,25 +158,23 @@ class Runner:
             K2IError: why the run could not start or go on. What was not committed is read again by
                 the next run.
         """
-        progress = self.progress
         for sentence in self._operations.wal_damage:
-            progress.note("txlog", sentence)
+            self.progress.note("txlog", sentence)
         try:
             while self._one_share():
-                log.info("the group has changed: reading what it gives us now")
+                log.info("reading anew: the group or the table has changed")
             if self._error is not None:
                 raise self._error
-            progress.state = RunState.STOPPED
+            self.progress.state = RunState.STOPPED
         except BaseException as error:
             self._failed(error)
             raise
         finally:
             self._close()
-        return progress.status()
+        return self.progress.status()
 
     def _failed(self, error: BaseException) -> None:
-        self.progress.state = RunState.FAILED
-        self.progress.note(health_component_of(error), str(error))
+        self.progress.failed(error)
         self._meter.on_error(component_of(error))
 
     def _close(self) -> None:
@@ -199,15 +204,21 @@ class Runner:
             try:
                 share = self._takeover.begin()
             except PartitionsLostError as stolen:
-                self._await_rebalance(stolen)
+                self._takeover.await_rebalance(stolen)
         self._begin(share)
         while not self._engine.stopped and not self._source.rebalanced:
             self._turn()
-        lost = self._error if isinstance(self._error, PartitionsLostError) else None
-        if self._engine.stopped and lost is None:
+        lost = self._error if isinstance(self._error, READ_ANEW) else None
+        if self._engine.stopped and (lost is None or self._in_vain(lost)):
             return False
         self._let_go(lost)
         return not self._drain_asked.is_set() and self._error is None
+
+    def _in_vain(self, lost: K2IError) -> bool:
+        """Whether reading anew would come to the same."""
+        before, self._moved_at = self._moved_at, self.progress.snapshots_committed
+        ends = self._drain_asked.is_set() or before == self._moved_at
+        return isinstance(lost, SchemaMovedError) and ends
 
     def _begin(self, share: Share) -> None:
         # Batch ids are unique over all shares: by them the table knows what has landed.
@@ -219,14 +230,15 @@ class Runner:
             self._arrive(decoded)
         self.progress.state = RunState.RUNNING
 
-    def _let_go(self, lost: PartitionsLostError | None) -> None:
+    def _let_go(self, lost: K2IError | None) -> None:
         """Gives up what is not committed, and ends what is on its way. Polls meanwhile.
 
         What became of batches that were on their way is settled as after a crash: by the log and
         the table, once the next share is claimed.
         """
         self.progress.state = RunState.REBALANCING
-        self._meter.on_rebalance()
+        if not isinstance(lost, SchemaMovedError):
+            self._meter.on_rebalance()
         self._give_up.set()
         self._underway.forget_encoded()
         while not self._underway.empty:
@@ -240,7 +252,8 @@ class Runner:
         self.buffer.clear()
         if lost is not None:
             self._error = None
-            self._await_rebalance(lost)
+        if isinstance(lost, PartitionsLostError):
+            self._takeover.await_rebalance(lost)
 
     def _note_outcomes(self) -> None:
         """Takes in what became of calls that no engine waits for any more."""
@@ -250,17 +263,6 @@ class Runner:
             elif call.kind == "commit":
                 self._landed(batch_id)
                 self._engine.outcome(Committed(batch_id), self._clock.monotonic())
-
-    def _await_rebalance(self, lost: PartitionsLostError) -> None:
-        """Waits for the group's word: what it gave us before is not ours by the table's.
-
-        Claiming at once would take the partitions from a member that the group gave them to.
-        """
-        deadline = self._clock.monotonic() + self._settings.rebalance_seconds
-        while not self._source.rebalanced and not self._drain_asked.is_set():
-            self._source.poll(1, POLL_SECONDS)
-            if self._clock.monotonic() >= deadline:
-                raise lost
 
     # One turn of the loop.
 
@@ -280,7 +282,9 @@ class Runner:
             return
         for decoded in self._read(lambda: self._take_in(wanted)):
             self._arrive(decoded)
-        if self._intake.lacking:
+        if self._intake.standing:
+            self._perform(self._engine.settle(self._clock.monotonic()))
+        elif self._intake.lacking:
             self._perform(self._engine.lacks_room(self._intake.lacking, self._clock.monotonic()))
 
     def _take_in(self, wanted: int) -> list[DecodedBatch]:
@@ -364,9 +368,9 @@ class Runner:
                 case Release(batch_id):
                     self.buffer.release(batch_id)
                 case Pause():
-                    self._intake.stand_still()
+                    self._intake.no_room()
                 case Resume():
-                    self._intake.go_on()
+                    self._intake.room_again()
                 case Stop(error):
                     if self._error is not None and error is not None:
                         log.error("%s", error)
@@ -394,7 +398,5 @@ class Runner:
         self._upkeep.committed()
 
     def _show_buffer(self) -> None:
-        engine = self._engine
-        self.progress.buffer_rows = engine.used_rows
-        self.progress.buffer_bytes = engine.used_bytes
-        self.progress.batches_in_flight = engine.batches_in_flight
+        now = self._engine
+        self.progress.buffered(now.used_rows, now.used_bytes, now.batches_in_flight)

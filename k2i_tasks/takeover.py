@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from k2i_tasks.batch_calls import BatchCalls
+from k2i_tasks.clock import Clock
 from k2i_tasks.engine.triggers import Limits
+from k2i_tasks.errors import PartitionsLostError
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.intake import Intake
 from k2i_tasks.operations import Operations
@@ -50,6 +52,7 @@ class Takeover:
         intake: given the decoder.
         calls: runs steps under the retry policy.
         progress: told of epoch and offsets.
+        clock: time.
         budget: how many records may be polled, given how many would be best; 0 asks for a drain.
         drain_asked: set when the run is to end.
     """
@@ -66,6 +69,7 @@ class Takeover:
         intake: Intake,
         calls: BatchCalls,
         progress: Progress,
+        clock: Clock,
         budget: Callable[[int], int],
         drain_asked: threading.Event,
     ) -> None:
@@ -78,6 +82,7 @@ class Takeover:
         self._intake = intake
         self._calls = calls
         self._progress = progress
+        self._clock = clock
         self._budget = budget
         self._drain_asked = drain_asked
 
@@ -117,6 +122,20 @@ class Takeover:
         while (given := self._source.given()) is None and not self._drain_asked.is_set():
             self._source.poll(1, POLL_SECONDS)
         return given or frozenset()
+
+    def await_rebalance(self, lost: PartitionsLostError) -> None:
+        """Waits for the group's word: what it gave us before is not ours by the table's.
+
+        Claiming at once would take the partitions from a member that the group gave them to.
+
+        Raises:
+            PartitionsLostError: `lost`, when no word comes.
+        """
+        deadline = self._clock.monotonic() + self._settings.rebalance_seconds
+        while not self._source.rebalanced and not self._drain_asked.is_set():
+            self._source.poll(1, POLL_SECONDS)
+            if self._clock.monotonic() >= deadline:
+                raise lost
 
     def _standby(self) -> Share:
         """The group has more members than partitions, for now."""

@@ -153,7 +153,8 @@ class DeadLetter:
 
     `stage` is the step that refused it ("decode"), `code` a stable word for counters
     ("json.syntax"), `reason` one sentence without payload values; `schema_id` the registry's id of
-    the schema that wrote what was refused, None where its frame tells none.
+    the schema that wrote what was refused, None where its frame tells none. `conflict` is the
+    dotted path of the field that the table has no place for; None where the record itself is bad.
     """
 
     topic: str
@@ -167,6 +168,7 @@ class DeadLetter:
     code: str
     reason: str
     schema_id: int | None = None
+    conflict: str | None = None
 
     @property
     def place(self) -> str:
@@ -201,6 +203,7 @@ class SealReason(StrEnum):
     PRESSURE = "pressure"
     REBALANCE = "rebalance"
     DRAIN = "drain"
+    STANDSTILL = "standstill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +305,36 @@ class RunState(StrEnum):
     FAILED = "failed"
 
 
+class Cause(StrEnum):
+    """Why a run stands still until an operator has it go on."""
+
+    CONFLICT = "conflict"
+    DEAD_LETTERS = "dead-letters"
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """The record that a run stands before, not consumed, until an operator has it go on.
+
+    `field_path` is the dotted path of the field that the table has no place for, empty for another
+    cause; `reason` one sentence without payload values; `since` unix seconds.
+    """
+
+    cause: Cause
+    topic: str
+    partition: int
+    offset: int
+    field_path: str
+    reason: str
+    since: float
+
+    def __str__(self) -> str:
+        return (
+            f"The run stands before partition {self.partition}, offset {self.offset} of "
+            f"{self.topic} until `k2i schema resume`: {self.reason}"
+        )
+
+
 class Health(StrEnum):
     """K2I's health words."""
 
@@ -385,6 +418,7 @@ class Status:
     last_errors: tuple[ErrorNote, ...]
     components: Mapping[str, ComponentHealth]
     refusals: tuple[Refusal, ...] = ()
+    standstill: Standstill | None = None
     tables: tuple[Status, ...] = ()
 
     @property

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from k2i_tasks import secrets
@@ -33,9 +34,10 @@ from k2i_tasks.metrics import Metrics
 from k2i_tasks.operations import Operations, Tables
 from k2i_tasks.ports import Settings, Source, TrackerFactory
 from k2i_tasks.runner import Runner
+from k2i_tasks.standstill import Gate
 from k2i_tasks.types import Offsets, Ranges
 from k2i_tasks.wal.log import WriteAheadLog
-from k2i_tasks.wiring_decoders import Decoders
+from k2i_tasks.wiring_decoders import Decoders, conflicts_of
 from k2i_tasks.wiring_upkeep import upkeep_of
 
 #: Partitions of the embedded broker's topic.
@@ -80,7 +82,8 @@ def build_runner(
         accept_gaps=kafka.on_gap == "continue",
         shared=kafka.assignment == "group",
     )
-    decoders = Decoders(config, resolved)
+    conflicts = conflicts_of(config)
+    decoders = Decoders(config, resolved, conflicts)
     journal = open_journal(config, metrics)
     operations = build_operations(config, resolved, owner, journal, source.commit_offsets)
     clock = SystemClock()
@@ -91,6 +94,12 @@ def build_runner(
         operations=operations,
         decoder_for=lambda schema: decoders.decoder(schema, ahead=True),
         start_rule=start_rule or StartRule(config),
+        gate=Gate(
+            conflicts,
+            clock,
+            letters_per_minute_max=config.run.max_dead_letters_per_minute,
+            orders=Path(config.transaction_log.log_dir),
+        ),
         tracker_factory=tracker_factory,
         meter=metrics,
         clock=clock,

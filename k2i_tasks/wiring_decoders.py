@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from k2i_tasks.codecs import Decoder, MetadataColumns, make_decoder
+from k2i_tasks.codecs.conflicts import Conflicts, Policy
 from k2i_tasks.codecs.keyed import KEY_COLUMNS, KeyedDecoder, key_table_schema
+from k2i_tasks.codecs.rules import Rules, SchemaLimits, hints_of
 from k2i_tasks.config import Config
 from k2i_tasks.config.model_kafka import FORMATS_REGISTERED
 from k2i_tasks.errors import DecodeError, TransientError
@@ -31,10 +33,15 @@ class Decoders:
     Args:
         config: the whole configuration.
         resolved: plain secrets by the dotted name of their key.
+        conflicts: what is done about conflicts; as configured when not given.
     """
 
-    def __init__(self, config: Config, resolved: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, resolved: Mapping[str, str], conflicts: Conflicts | None = None
+    ) -> None:
         self._config = config
+        self._conflicts = conflicts or conflicts_of(config)
+        self._rules = _rules_of(config, self._conflicts)
         self._schemas = schemas_of(config, resolved)
 
     def decoder(self, schema: pa.Schema | None, *, ahead: bool = False) -> Decoder:
@@ -54,14 +61,19 @@ class Decoders:
         column = "" if keys.type == "raw" else keys.column
         columns = MetadataColumns(**names.model_dump(), decoded_key=column)
         subject = latest_subject(self._config) if ahead else None
+        message_type = kafka.format.message_type
         value = self._one(
-            kafka.format.type, columns, schema, subject, message_type=kafka.format.message_type
+            kafka.format.type, columns, schema, subject, self._rules, message_type=message_type
         )
         if not column:
             return value
         subject = key_subject(self._config) if ahead else None
         present = key_table_schema(schema, column, plain=keys.type == "string")
-        key = self._one(keys.type, KEY_COLUMNS, present, subject)
+        # Hints are for fields of the value, and its columns alone are many.
+        plain = Rules(
+            self._rules.limits, self._conflicts.within(column), relaxes=self._rules.relaxes
+        )
+        key = self._one(keys.type, KEY_COLUMNS, present, subject, plain)
         return KeyedDecoder(value, key, column)
 
     def _one(
@@ -70,6 +82,7 @@ class Decoders:
         columns: MetadataColumns,
         schema: pa.Schema | None,
         subject: str | None,
+        rules: Rules,
         *,
         message_type: str | None = None,
     ) -> Decoder:
@@ -77,7 +90,12 @@ class Decoders:
         limit, mode = self._config.kafka.max_message_bytes, self._config.schema_evolution.mode
         if kind not in FORMATS_REGISTERED:
             return make_decoder(
-                kind, columns=columns, table_schema=schema, max_message_bytes=limit, mode=mode
+                kind,
+                columns=columns,
+                table_schema=schema,
+                max_message_bytes=limit,
+                mode=mode,
+                rules=rules,
             )
         from k2i_tasks.codecs.registered import registered_decoder
 
@@ -89,6 +107,7 @@ class Decoders:
             table_schema=schema,
             max_message_bytes=limit,
             mode=mode,
+            rules=rules,
             unknown_seconds=float(self._config.kafka.format.cache_ttl_seconds),
         )
         if subject is not None:
@@ -114,6 +133,24 @@ def _look_ahead(
         decoder.adopt(columns_of(kind, latest, message_type))
     except (DecodeError, TransientError) as error:
         log.warning("the latest schema of %s is not looked at: %s", subject, error)
+
+
+def conflicts_of(config: Config) -> Conflicts:
+    """The configured policy of all fields."""
+    word = config.schema_evolution.on_breaking_change
+    return Conflicts(Policy.DEAD_LETTER if word == "skip-message" else Policy(word))
+
+
+def _rules_of(config: Config, conflicts: Conflicts) -> Rules:
+    kind, evolution = config.kafka.format, config.schema_evolution
+    return Rules(
+        limits=SchemaLimits(columns=evolution.max_columns),
+        conflicts=conflicts,
+        hints=hints_of(kind.fields),
+        nested_as_text=kind.nested == "json",
+        relaxes=evolution.mode == "permissive",
+        overflow=evolution.overflow_column,
+    )
 
 
 def schemas_of(config: Config, resolved: Mapping[str, str]) -> Schemas | None:

@@ -34,17 +34,21 @@ class Running:
     def __init__(self, process: subprocess.Popen[str], log: Path, port: int) -> None:
         self.process = process
         self._log = log
-        self._url = f"http://127.0.0.1:{port}/health"
+        self._port = port
 
     @property
     def output(self) -> str:
         """All that it has logged so far."""
         return self._log.read_text(encoding="utf-8")
 
+    def url(self, page: str) -> str:
+        """The address of one of its pages."""
+        return f"http://127.0.0.1:{self._port}/{page}"
+
     def report(self) -> dict[str, Any]:
         """Its health page; empty while there is no run behind it yet."""
         try:
-            with urllib.request.urlopen(self._url, timeout=10) as answer:
+            with urllib.request.urlopen(self.url("health"), timeout=10) as answer:
                 page = answer.read()
         except urllib.error.HTTPError as error:
             page = error.read()

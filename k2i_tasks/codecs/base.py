@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from k2i_tasks.codecs.metadata import MetadataColumns, metadata_arrays
-from k2i_tasks.errors import DecodeError, TransientError
+from k2i_tasks.errors import ConflictError, DecodeError, TransientError
 from k2i_tasks.types import DeadLetter, DecodedBatch, RawBatch
 
 #: What one dead letter weighs in memory beside its payload bytes.
@@ -85,6 +85,7 @@ def dead_letter(
         code=error.code,
         reason=error.what,
         schema_id=schema_id,
+        conflict=error.path if isinstance(error, ConflictError) else None,
     )
 
 

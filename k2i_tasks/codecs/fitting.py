@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2i_tasks.codecs.growth import ELEMENT
-from k2i_tasks.codecs.unite import MAP_VALUE, Place, Union
-from k2i_tasks.errors import DecodeError
+from k2i_tasks.codecs.growth import ELEMENT, VALUE, Place
+from k2i_tasks.codecs.unite import Union
+from k2i_tasks.errors import ConflictError, DecodeError
 
 Rows = npt.NDArray[np.int64]
 
@@ -28,18 +28,25 @@ def misfits(table: pa.Table, union: Union) -> dict[int, DecodeError]:
     for refusal in union.refusals:
         column = table.column(refusal.place[0]).chunk(0)
         for row in _present(column, refusal.place[1:]).tolist():
-            errors.setdefault(row, DecodeError(refusal.code, refusal.what))
-    every = np.arange(table.num_rows, dtype=np.int64)
-    for field in union.schema:
-        if not _requires(field):
-            continue
-        at = table.schema.get_field_index(field.name)
-        column = None if at < 0 else table.column(at).chunk(0)
-        for path, rows in _absent(column, field, every, (field.name,)):
-            what = f"Column {'.'.join(path)[:200]!r} is required by the table and has no value."
-            for row in rows.tolist():
-                errors.setdefault(row, DecodeError("schema.missing_field", what))
+            errors.setdefault(row, ConflictError(refusal.code, refusal.what, refusal.path))
+    for path, rows in absences(table, union.schema):
+        what = f"Column {'.'.join(path)[:200]!r} is required by the table and has no value."
+        error = ConflictError("schema.missing_field", what, ".".join(path))
+        for row in rows.tolist():
+            errors.setdefault(row, error)
     return errors
+
+
+def absences(table: pa.Table, schema: pa.Schema) -> list[tuple[Place, Rows]]:
+    """Places that require a value, and the rows of `table` that have none there."""
+    found: list[tuple[Place, Rows]] = []
+    every = np.arange(table.num_rows, dtype=np.int64)
+    for field in schema:
+        if _requires(field):
+            at = table.schema.get_field_index(field.name)
+            column = None if at < 0 else table.column(at).chunk(0)
+            found += _absent(column, field, every, (field.name,))
+    return found
 
 
 def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -81,11 +88,11 @@ def _as_list(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     """The elements of a list or items of a map, and for each the place of its list."""
     array = _whole(array)
     if pa.types.is_map(array.type):
-        inner = pa.StructArray.from_arrays([array.items], names=[MAP_VALUE])
+        inner = pa.StructArray.from_arrays([array.items], names=[VALUE])
         mask = array.is_null() if array.null_count else None
         array = pa.ListArray.from_arrays(array.offsets, inner, mask=mask)
         owners = pc.list_parent_indices(array).to_numpy().astype(np.int64)
-        return pc.struct_field(array.flatten(), [MAP_VALUE]), owners
+        return pc.struct_field(array.flatten(), [VALUE]), owners
     return array.flatten(), pc.list_parent_indices(array).to_numpy().astype(np.int64)
 
 
@@ -148,7 +155,7 @@ def _absent(
             found += _absent(inner, kind.value_field, rows[owners], (*path, ELEMENT))
     elif pa.types.is_map(kind) and pa.types.is_map(array.type) and _requires(kind.item_field):
         inner, owners = _as_list(array)
-        found += _absent(inner, kind.item_field, rows[owners], (*path, MAP_VALUE))
+        found += _absent(inner, kind.item_field, rows[owners], (*path, VALUE))
     return found
 
 
@@ -194,7 +201,7 @@ def unfitting(table: pa.Table, schema: pa.Schema) -> dict[int, DecodeError]:
         except pa.ArrowInvalid:
             if end - start == 1:
                 what = "A value is out of the range of its column."
-                errors[start] = DecodeError("schema.out_of_range", what)
+                errors[start] = ConflictError("schema.out_of_range", what, "")
             else:
                 middle = (start + end) // 2
                 waiting += [(start, middle), (middle, end)]

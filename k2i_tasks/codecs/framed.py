@@ -13,15 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
-from k2i_tasks.codecs.fitting import fitted, misfits, solid, unfitting
+from k2i_tasks.codecs.beside import set_beside
+from k2i_tasks.codecs.fitting import absences, fitted, misfits, solid, unfitting
 from k2i_tasks.codecs.frames import Framing, Group, Writer, schema_id_of
-from k2i_tasks.codecs.growth import SchemaLimits
+from k2i_tasks.codecs.growth import relaxed
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.payloads import DecodedPayloads, PayloadDecoder
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.unite import Union, unite
 from k2i_tasks.codecs.wire import plain_field
 from k2i_tasks.codecs.writers import Writers, ready_records
-from k2i_tasks.errors import DecodeError
+from k2i_tasks.errors import ConflictError, DecodeError
 from k2i_tasks.types import DecodedBatch, RawBatch
 
 #: Unions that are remembered; one is made for each writer and state of the columns.
@@ -39,7 +41,7 @@ class FramedDecoder:
         table_schema: columns of the table, None when it does not exist.
         max_message_bytes: a longer payload is a dead letter.
         mode: "manual" adds no columns (but creates them once where there is no table).
-        limits: bounds of the columns.
+        rules: bounds, and what is done about conflicts.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class FramedDecoder:
         *,
         max_message_bytes: int,
         mode: str,
-        limits: SchemaLimits | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._writers = writers
         self._metadata = columns
-        self._limits = limits or SchemaLimits()
+        self._rules = rules or Rules()
         self._manual = mode == "manual"
         # Without a table even the manual mode has to create the columns, once.
         self._may_create = table_schema is None
@@ -93,6 +95,8 @@ class FramedDecoder:
             if found is not None:
                 parts.append((group.writer, *found))
                 self._adopt_of(group.writer, found[1].schema)
+        if self._rules.relaxes and self._additive:
+            self._relax([table for _, _, table in parts], tombstones=len(frames.tombstones) > 0)
         # Only now: what the batch brings is known as a whole.
         self._may_create = self._may_create and not len(self._schema)
         tables: list[pa.Table] = []
@@ -122,6 +126,18 @@ class FramedDecoder:
             records = np.delete(records, refused)
         return records, solid(found.columns)
 
+    @property
+    def _additive(self) -> bool:
+        return not self._manual or self._may_create
+
+    def _relax(self, tables: list[pa.Table], *, tombstones: bool) -> None:
+        """Makes optional what these rows have no value for."""
+        places = [place for table in tables for place, _ in absences(table, self._schema)]
+        if tombstones:
+            places += [(field.name,) for field in self._schema if not field.nullable]
+        for place in places:
+            self._schema = pa.schema(relaxed(self._schema, place))
+
     def _adopt_of(self, writer: Writer, given: pa.Schema) -> None:
         if self._known_union(writer, given) is None:
             self._schema = self._united(given).schema
@@ -130,9 +146,10 @@ class FramedDecoder:
         return unite(
             self._schema,
             given,
-            additive=not self._manual or self._may_create,
+            additive=self._additive,
             reserved=self._metadata.reserved(),
-            limits=self._limits,
+            rules=self._rules,
+            varies=True,
         )
 
     def _known_union(self, writer: Writer, given: pa.Schema) -> Union | None:
@@ -162,6 +179,7 @@ class FramedDecoder:
     ) -> tuple[pa.Table, Indices]:
         """The rows of one group in the table's columns, and their records."""
         union = self._union(writer, table.schema)
+        table = set_beside(table, union.varied, union.spilled, self._rules.overflow)
         refused = misfits(table, union)
         table, records = _without(table, records, refused, errors)
         try:
@@ -183,7 +201,7 @@ class FramedDecoder:
         required = [field.name for field in self._schema if not field.nullable]
         if required:
             what = f"A tombstone has no value, and the table requires column {required[0]!r}."
-            error = DecodeError("schema.missing_field", what)
+            error = ConflictError("schema.missing_field", what, required[0])
             errors.update(dict.fromkeys(tombstones.tolist(), error))
             return tables, places
         nulls = [pa.nulls(len(tombstones), field.type) for field in self._schema]

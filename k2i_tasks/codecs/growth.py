@@ -7,30 +7,19 @@ column with the first value that has a type.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 
 from k2i_tasks.codecs.infer import JSON_TEXT_METADATA, Shape, is_json_text
+from k2i_tasks.codecs.rules import Rules, SchemaLimits
 
 ELEMENT = "element"
+VALUE = "value"
+#: From a column down to a place in it: names of members, `ELEMENT`, `VALUE` in maps.
+Place = tuple[str, ...]
 _EMPTY: Mapping[str, Shape] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaLimits:
-    """Bounds of a learned schema.
-
-    Args:
-        columns: fields in all, nested ones and list elements included.
-        depth: levels of nesting; what lies deeper is held as JSON text.
-        name_chars: longest field name.
-    """
-
-    columns: int = 1000
-    depth: int = 20
-    name_chars: int = 256
 
 
 def typed_schema(learned: pa.Schema) -> pa.Schema:
@@ -50,6 +39,104 @@ def typed_field(field: pa.Field) -> pa.Field | None:
         members = [typed for member in kind if (typed := typed_field(member)) is not None]
         return field.with_type(pa.struct(members)) if members else None
     return field
+
+
+def text_field(name: str) -> pa.Field:
+    """A column that holds JSON documents as text."""
+    return pa.field(name, pa.string(), metadata=JSON_TEXT_METADATA)
+
+
+def find_field(fields: Iterable[pa.Field], place: Place) -> pa.Field | None:
+    """The field at `place`; None if there is none."""
+    name, *below = place
+    found = next((field for field in fields if field.name == name), None)
+    if found is None or not below:
+        return found
+    return find_field(_children(found), tuple(below))
+
+
+def replaced(fields: Iterable[pa.Field], place: Place, kind: pa.DataType) -> list[pa.Field]:
+    """`fields` with the type of the one at `place`, which is there, made `kind`."""
+    return _changed(fields, place, lambda field: field.with_type(kind))
+
+
+def relaxed(fields: Iterable[pa.Field], place: Place) -> list[pa.Field]:
+    """`fields` with the one at `place`, which is there, made optional."""
+    return _changed(fields, place, lambda field: field.with_nullable(True))
+
+
+def _changed(
+    fields: Iterable[pa.Field], place: Place, change: Callable[[pa.Field], pa.Field]
+) -> list[pa.Field]:
+    name, *below = place
+    return [
+        field
+        if field.name != name
+        else change(field)
+        if not below
+        else _with_children(field, _changed(_children(field), tuple(below), change))
+        for field in fields
+    ]
+
+
+def struct_only(fields: Iterable[pa.Field], place: Place) -> bool:
+    """Whether `place`, which is there, is a struct in structs alone; the columns if empty."""
+    for name in place:
+        found = find_field(fields, (name,))
+        if found is None or not pa.types.is_struct(found.type):
+            return False
+        fields = list(found.type)
+    return True
+
+
+def hinted(given: pa.Schema, rules: Rules) -> pa.Schema:
+    """Columns that a schema names, of the types that the hints say, and nested ones as text."""
+    return pa.schema([_hinted(field, field.name.lower(), rules) for field in given])
+
+
+def _hinted(field: pa.Field, path: str, rules: Rules) -> pa.Field:
+    hint = rules.hints.get(path)
+    if hint is not None:
+        return hint.with_name(field.name)
+    children = _children(field)
+    if not children:
+        return field
+    if rules.nested_as_text:
+        return text_field(field.name)
+    inner = [_hinted(each, f"{path}.{each.name.lower()}", rules) for each in children]
+    if pa.types.is_list(field.type) and is_json_text(inner[0]):
+        return text_field(field.name)
+    return _with_children(field, inner)
+
+
+def overflow_of(known: pa.Schema, name: str) -> str:
+    """The overflow column's name; none where the table has another column of it."""
+    taken = {field.name.lower(): field for field in known}.get(name.lower())
+    return name if taken is None or (taken.name == name and is_json_text(taken)) else ""
+
+
+def nested(values: Iterable[tuple[Place, Any]]) -> dict[str, Any]:
+    """One object that holds the values at their places, which are in structs alone."""
+    whole: dict[str, Any] = {}
+    for place, value in values:
+        at = whole
+        for name in place[:-1]:
+            at = at.setdefault(name, {})
+        at[place[-1]] = value
+    return whole
+
+
+def inserted(fields: Iterable[pa.Field], parent: Place, new: pa.Field) -> list[pa.Field]:
+    """`fields` with `new` as the last member of the struct at `parent`; of themselves if empty."""
+    if not parent:
+        return [*fields, new]
+    name, *below = parent
+    return [
+        _with_children(field, inserted(_children(field), tuple(below), new))
+        if field.name == name
+        else field
+        for field in fields
+    ]
 
 
 def count_fields(fields: Iterable[pa.Field]) -> int:
@@ -84,28 +171,36 @@ def column_paths(fields: Iterable[pa.Field], parent: str = "") -> set[str]:
     return paths
 
 
-def grow(
-    learned: pa.Schema, seen: Shape, reserved: frozenset[str], limits: SchemaLimits
-) -> pa.Schema:
+def column_places(fields: Iterable[pa.Field], parent: Place = ()) -> list[Place]:
+    """The places of all fields, each before those below it."""
+    places: list[Place] = []
+    for field in fields:
+        place = (*parent, field.name)
+        places += [place, *column_places(_children(field), place)]
+    return places
+
+
+def grow(learned: pa.Schema, seen: Shape, reserved: frozenset[str], rules: Rules) -> pa.Schema:
     """`learned` with additions for what `seen` holds more; equal to `learned` if nothing fits.
 
     Args:
         learned: the learned schema.
         seen: shape of whole documents.
         reserved: lower-case top-level names that belong to metadata columns.
-        limits: bounds of the result.
+        rules: bounds of the result, and hints.
     """
-    growth = _Growth(column_paths(learned) | reserved, count_fields(learned), limits)
+    growth = _Growth(column_paths(learned) | reserved, count_fields(learned), rules)
     return pa.schema(growth.members(list(learned), seen.fields or _EMPTY, "", 1))
 
 
 class _Growth:
     """One growth step: knows the paths that are taken and counts the fields."""
 
-    def __init__(self, paths: set[str], count: int, limits: SchemaLimits) -> None:
+    def __init__(self, paths: set[str], count: int, rules: Rules) -> None:
         self._paths = paths
         self._count = count
-        self._limits = limits
+        self._rules = rules
+        self._limits = rules.limits
 
     def members(
         self, present: list[pa.Field], seen: Mapping[str, Shape], parent: str, depth: int
@@ -135,8 +230,8 @@ class _Growth:
 
     def _grown(self, field: pa.Field, shape: Shape, path: str, depth: int) -> pa.Field:
         kind = field.type
-        if pa.types.is_null(kind):
-            return self._typed(field.name, shape, path, depth)
+        if pa.types.is_null(kind) or (typed_field(field) is None and not shape.only_lists):
+            return self._typed(field.name, shape, path, depth) if shape.kinds else field
         if pa.types.is_list(kind) and shape.items is not None:
             inner = f"{path}.{ELEMENT}"
             element = self._grown(kind.value_field, shape.items, inner, depth + 1)
@@ -152,12 +247,16 @@ class _Growth:
         return self._typed(name, shape, path, depth)
 
     def _typed(self, name: str, shape: Shape, path: str, depth: int) -> pa.Field:
-        """A field that holds all of `shape`: typed if one type can, else as JSON text."""
+        """A field that holds all of `shape`: as hinted, typed if one type can, else JSON text."""
+        hint = self._rules.hints.get(path)
+        if hint is not None:
+            return hint.with_name(name)
         if shape.kinds == 0:
             return pa.field(name, pa.null())
-        text = pa.field(name, pa.string(), metadata=JSON_TEXT_METADATA)
+        text = text_field(name)
         nested = shape.items is not None or shape.fields is not None
-        if shape.kinds > 1 or (nested and depth >= self._limits.depth):
+        deep = self._rules.nested_as_text or depth >= self._limits.depth
+        if shape.kinds > 1 or (nested and deep):
             return text
         if shape.items is not None:
             element = self._new(ELEMENT, shape.items, f"{path}.{ELEMENT}", depth + 1)
@@ -174,7 +273,7 @@ def _list_of(field: pa.Field, element: pa.Field) -> pa.Field:
     # Iceberg keeps a doc for a field, none for a list's element: there the mark "JSON text" would
     # be lost, so the whole list is held as JSON text.
     if is_json_text(element):
-        return pa.field(field.name, pa.string(), metadata=JSON_TEXT_METADATA)
+        return text_field(field.name)
     return field.with_type(pa.list_(element))
 
 
@@ -185,5 +284,17 @@ def _children(field: pa.Field) -> list[pa.Field]:
     if pa.types.is_list(kind):
         return [kind.value_field.with_name(ELEMENT)]
     if pa.types.is_map(kind):
-        return [kind.key_field.with_name("key"), kind.item_field.with_name("value")]
+        return [kind.key_field.with_name("key"), kind.item_field.with_name(VALUE)]
     return []
+
+
+def _with_children(field: pa.Field, children: list[pa.Field]) -> pa.Field:
+    """`field` with other children; the counterpart of `_children`."""
+    kind = field.type
+    if pa.types.is_struct(kind):
+        return field.with_type(pa.struct(children))
+    if pa.types.is_list(kind):
+        return field.with_type(pa.list_(children[0].with_name(kind.value_field.name)))
+    key, item = children
+    names = kind.key_field.name, kind.item_field.name
+    return field.with_type(pa.map_(key.with_name(names[0]), item.with_name(names[1])))

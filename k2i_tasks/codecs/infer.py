@@ -94,6 +94,11 @@ class Shape:
         lists, objects = self.items is not None, self.fields is not None
         return sum((self._bools, number, self._texts, lists, objects))
 
+    @property
+    def only_lists(self) -> bool:
+        """Whether lists were seen and nothing else but null."""
+        return self.items is not None and self.kinds == 1
+
     def scalar_type(self) -> pa.DataType | None:
         """Type that holds every scalar seen here without changing it; None when there is none.
 

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from k2i_tasks.codecs.base import assemble
-from k2i_tasks.codecs.growth import SchemaLimits
+from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_columns import LearnedColumns
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_reading import PART_RECORDS_MAX, Piece, Reading
 from k2i_tasks.codecs.metadata import MetadataColumns
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.wire import conform
 from k2i_tasks.errors import DecodeError
 from k2i_tasks.types import DecodedBatch, RawBatch
@@ -31,10 +32,11 @@ class JsonDecoder:
         table_schema: columns of the table, None when it does not exist.
         max_message_bytes: a longer payload is a dead letter.
         mode: "manual" adds no columns (but creates them once where there is no table).
-        limits: bounds of the learned schema.
+        rules: bounds, hints and what is done about conflicts.
 
     Raises:
-        SchemaConflictError: a required column of the table has a type that JSON has no form for.
+        SchemaConflictError: a required column of the table has a type that JSON has no form for,
+            or a column has another type than is hinted.
     """
 
     def __init__(
@@ -44,17 +46,18 @@ class JsonDecoder:
         *,
         max_message_bytes: int,
         mode: str,
-        limits: SchemaLimits | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._metadata = columns
         self._max_message_bytes = max_message_bytes
         self._part_records = PART_RECORDS_MAX
+        self._needles: list[bytes] = []
         self._columns = LearnedColumns(
             columns,
             table_schema,
             max_message_bytes=max_message_bytes,
             mode=mode,
-            limits=limits or SchemaLimits(),
+            rules=rules or Rules(),
         )
 
     @property
@@ -83,9 +86,11 @@ class JsonDecoder:
         """
         page = Page(values, self._max_message_bytes)
         self._columns.create(page)
-        reading = Reading(self._columns, page, part_records=self._part_records)
+        reading = Reading(
+            self._columns, page, part_records=self._part_records, needles=self._needles
+        )
         pieces, errors = reading.run()
-        self._part_records = reading.part_records
+        self._part_records, self._needles = reading.part_records, reading.needles
         payload = {field.name: _joined(pieces, field) for field in self._columns.plan.typed}
         return payload, page.errors | errors
 
@@ -94,18 +99,19 @@ class JsonDecoder:
         self._columns.adopt(given)
 
 
-def _widened(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _widened(array: pa.Array, wanted: pa.Field) -> pa.Array:
     """A column of an earlier schema as it is now."""
-    if array.type == wanted:
+    if array.type == wanted.type:
         return array
     # Lists and structs cannot be rebuilt from a slice: copied first.
-    return conform(array.take(pa.array(range(len(array)))) if array.offset else array, wanted)
+    whole = array.take(pa.array(range(len(array)))) if array.offset else array
+    return conform(whole, wanted.type, text=is_json_text(wanted))
 
 
 def _joined(pieces: list[Piece], field: pa.Field) -> pa.ChunkedArray:
     """One column over all pieces, those from before it was known filled with nulls."""
     parts = [
-        _widened(piece.columns[field.name], field.type)
+        _widened(piece.columns[field.name], field)
         if field.name in piece.columns
         else pa.nulls(piece.rows, field.type)
         for piece in pieces

@@ -8,6 +8,7 @@ from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.frames import HEAD_BYTES, Framing, schema_id_of
 from k2i_tasks.codecs.json import JsonDecoder
 from k2i_tasks.codecs.metadata import MetadataColumns
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.writers import Writers, ready_records
 from k2i_tasks.errors import DecodeError
 from k2i_tasks.types import DecodedBatch, RawBatch
@@ -22,6 +23,7 @@ class FramedJsonDecoder:
         table_schema: columns of the table, None when it does not exist.
         max_message_bytes: a longer payload is a dead letter.
         mode: "manual" adds no columns (but creates them once where there is no table).
+        rules: bounds, hints and what is done about conflicts.
     """
 
     def __init__(
@@ -32,12 +34,13 @@ class FramedJsonDecoder:
         *,
         max_message_bytes: int,
         mode: str,
+        rules: Rules | None = None,
     ) -> None:
         self._writers = writers
         self._metadata = columns
         self._framing = Framing("json", paths=False, max_message_bytes=max_message_bytes)
         self._json = JsonDecoder(
-            columns, table_schema, max_message_bytes=max_message_bytes, mode=mode
+            columns, table_schema, max_message_bytes=max_message_bytes, mode=mode, rules=rules
         )
 
     @property

@@ -12,6 +12,7 @@ order.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -27,6 +28,17 @@ from k2i_tasks.errors import DecodeError
 
 _OPEN, _CLOSE = b"{}"
 _ROW = re.compile(r" in row (\d+)$")
+_DRIFT = re.compile(
+    r"Column\(.*/([^/]+)\) changed from (?!null)\w+ to (\w+) in row \d+$", re.DOTALL
+)
+#: What the value of a kind begins with.
+_BEGINS = {
+    "string": rb'"',
+    "object": rb"\{",
+    "array": rb"\[",
+    "boolean": rb"[tf]",
+    "number": rb"[-0-9]",
+}
 _LITERAL = re.compile(r"couldn't parse:(.+)$", re.DOTALL)
 #: What may stand beside a number, or beside text that was refused.
 _BEFORE_VALUE = frozenset({b":", b"[", b",", b" ", b"\t", b"\r", b"\n", b'"'})
@@ -103,6 +115,40 @@ class Page:
                 after = int(self._ends[places[-1]])
             at = self._body.find(literal, after, high)
         return places
+
+    def needle(self, place: int, drift: tuple[str, str]) -> bytes | None:
+        """What payload `place` holds, as it is written, where it has this drift; None if unclear.
+
+        Args:
+            place: a payload that was refused.
+            drift: name of the member, and the kind of its value.
+        """
+        name, kind = drift
+        begins = _BEGINS.get(kind)
+        if begins is None:
+            return None
+        member = re.escape(json.dumps(name, ensure_ascii=False).encode())
+        found = re.search(member + rb"\s*:\s*" + begins, self.payload(place))
+        return found.group() if found else None
+
+    def holding(self, needle: bytes, most: int) -> list[int]:
+        """The payloads that contain `needle`; empty if over `most`."""
+        places: list[int] = []
+        at = self._body.find(needle)
+        while at >= 0:
+            if len(places) == most:
+                return []
+            places.append(self.place_at(at))
+            at = self._body.find(needle, int(self._ends[places[-1]]))
+        return places
+
+    def blank(self, places: Sequence[int]) -> None:
+        """From now on `read` finds an empty object in these places, one whole document as well."""
+        body = bytearray(self._buffer)
+        for place in places:
+            start, end = int(self._starts[place]), int(self._ends[place])
+            body[start:end] = _TOMBSTONE.ljust(end - start)
+        self._buffer = pa.py_buffer(body)
 
     def end_of(self, start: int, records_max: int, bytes_max: int) -> int:
         """End of the part from `start` within both bounds; at least one payload long."""
@@ -198,7 +244,9 @@ def _refusal(message: str, size: int) -> RefusedError:
     """What the reader's message says about the place; only a hint, never relied upon."""
     if found := _ROW.search(message):
         row = int(found[1])
-        return RefusedError(row if row < size else None)
+        drift = _DRIFT.search(message)
+        told = (drift[1], drift[2]) if drift else None
+        return RefusedError(row if row < size else None, drift=told)
     if found := _LITERAL.search(message):
         return RefusedError(literal=found[1].encode())
     return RefusedError()

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from k2i_tasks.codecs.json_columns import LearnedColumns
+from k2i_tasks.codecs.json_columns import LearnedColumns, Plan
 from k2i_tasks.codecs.json_page import Page
-from k2i_tasks.codecs.json_rows import MisfitError, Unlisted
-from k2i_tasks.codecs.wire import RefusedError, conform, doubtful_rows
+from k2i_tasks.codecs.json_rows import MisfitError, Notes
+from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
 from k2i_tasks.errors import DecodeError
 
 #: A refused part of this size is decoded record by record; a larger one is halved.
 LEAF_RECORDS = 16
 #: Records that may hold the literal that was refused; with more of them halving is cheaper.
 SUSPECTS_MAX = 8
-#: Size of one fast reading: halved after a refusal, doubled after a clean one.
+#: One in so many records, and a few, may be decoded exactly because they look like a refused one.
+SUSPECTS_SHARE = 64
+#: Needles that are kept for the next page.
+NEEDLES_MAX = 8
+#: Size of one fast reading: halved after a refusal, doubled after so many clean ones. A refused one
+#: is half wasted, and a small one costs more for each record: at one bad record in a thousand both
+#: cost the least with the smallest.
+CLEAN_PARTS = 3
 PART_RECORDS_MIN = 512
 PART_RECORDS_MAX = 4096
 PART_BYTES_MAX = 32 * 1024 * 1024
@@ -40,26 +47,43 @@ class Reading:
         columns: the columns to read for; it learns on the way.
         page: the payloads.
         part_records: size of the first fast reading.
+        needles: what payloads hold that are refused, by the reading before.
 
     Attributes:
         part_records: size of the next fast reading, adapted to how often they are refused.
+        needles: what such payloads hold of this page.
     """
 
-    def __init__(self, columns: LearnedColumns, page: Page, *, part_records: int) -> None:
+    def __init__(
+        self,
+        columns: LearnedColumns,
+        page: Page,
+        *,
+        part_records: int,
+        needles: Sequence[bytes] = (),
+    ) -> None:
         self._columns = columns
         self._page = page
         self.part_records = part_records
         self._pieces: list[Piece] = []
         self._errors: dict[int, DecodeError] = {}
+        #: Payloads that would be refused, rising, and reasons for that: each is looked at once.
+        self._suspects: Rows = np.empty(0, np.int64)
+        self._drifts: set[tuple[str, str]] = set()
+        self.needles: list[bytes] = []
+        if needles:
+            self._suspect(needles)
 
     def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
         """Pieces in record order, and record index -> reason for the dead letters."""
-        at = 0
+        at = refused_at = 0
         while at < len(self._page):
             end = self._page.end_of(at, self.part_records, PART_BYTES_MAX)
-            refusals = self._part(at, end)
-            size = self.part_records // 2 if refusals else self.part_records * 2
-            self.part_records = min(max(size, PART_RECORDS_MIN), PART_RECORDS_MAX)
+            if self._part(at, end):
+                self.part_records = max(self.part_records // 2, PART_RECORDS_MIN)
+                refused_at = end
+            elif end - refused_at >= CLEAN_PARTS * self.part_records:
+                self.part_records = min(self.part_records * 2, PART_RECORDS_MAX)
             at = end
         return self._pieces, self._errors
 
@@ -89,6 +113,7 @@ class Reading:
         places: list[int] = []
         if refused.row is not None:
             places = [low + refused.row]
+            self._expect(places[0], refused)
         elif refused.literal:
             places = self._page.find(refused.literal, low, high, SUSPECTS_MAX)
         if not places and high - low <= LEAF_RECORDS:
@@ -96,11 +121,30 @@ class Reading:
         if not places:
             middle = (low + high) // 2
             return [(low, middle, False), (middle, high, False)]
-        parts = []
+        parts: list[tuple[int, int, bool]] = []
         for place in places:
             parts += [(low, place, False), (place, place + 1, True)]
             low = place + 1
         return [part for part in [*parts, (low, high, False)] if part[0] < part[1]]
+
+    def _expect(self, place: int, refused: RefusedError) -> None:
+        """Foresees the refusals behind `place` for the same reason, if they are few."""
+        if refused.drift is None or refused.drift in self._drifts:
+            return
+        self._drifts.add(refused.drift)
+        needle = self._page.needle(place, refused.drift)
+        if needle is not None:
+            self._suspect([needle])
+
+    def _suspect(self, needles: Sequence[bytes]) -> None:
+        """Sets payloads aside that hold one of these, for the exact path."""
+        most = 8 + len(self._page) // SUSPECTS_SHARE
+        found = {needle: self._page.holding(needle, most) for needle in needles}
+        self.needles += [needle for needle in needles if found[needle]][:NEEDLES_MAX]
+        places = [place for some in found.values() for place in some]
+        if places:
+            self._page.blank(places)
+            self._suspects = np.union1d(self._suspects, np.array(places, np.int64))
 
     def _fast(self, low: int, high: int) -> None:
         plan = self._columns.plan
@@ -109,12 +153,14 @@ class Reading:
             name: _whole(column)
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
-        doubtful = doubtful_rows(wires, plan.learned, texts=False)
+        first, end = np.searchsorted(self._suspects, (low, high))
+        suspects = self._suspects[first:end] - low
+        doubtful = np.union1d(suspects, self._doubtful(wires, texts=False))
         columns = None if len(doubtful) else _conformed(wires, plan.learned)
         if columns is not None:
             self._pieces.append(Piece(high - low, columns))
             return
-        doubtful = np.union1d(doubtful, doubtful_rows(wires, plan.learned, texts=True))
+        doubtful = np.union1d(doubtful, self._doubtful(wires, texts=True))
         if len(doubtful) > (high - low) // 4:
             self._exact(low, high)
             return
@@ -123,6 +169,10 @@ class Reading:
         if columns is None:
             raise RefusedError
         self._interleave(low, high, doubtful.tolist(), columns)
+
+    def _doubtful(self, wires: Mapping[str, pa.Array], *, texts: bool) -> Rows:
+        columns = self._columns
+        return doubtful_rows(wires, columns.plan.learned, texts=texts, widens=columns.widens)
 
     def _interleave(
         self, low: int, high: int, doubtful: list[int], columns: dict[str, pa.Array]
@@ -141,14 +191,25 @@ class Reading:
 
     def _exact(self, low: int, high: int) -> None:
         rows: list[dict[str, Any]] = []
+        plan = self._columns.plan
         for place in range(low, high):
+            row = None
             try:
-                rows.append(self._row(self._page.payload(place)))
+                row = self._row(self._page.payload(place))
             except DecodeError as error:
                 self._errors[int(self._page.records[place])] = error
+            if self._columns.plan is not plan:
+                # What was read for the columns as they were is not what they are read as now.
+                self._take(rows, plan)
+                rows, plan = [], self._columns.plan
+            if row is not None:
+                rows.append(row)
+        self._take(rows, plan)
+
+    def _take(self, rows: list[dict[str, Any]], plan: Plan) -> None:
+        """Rows that were read by this plan."""
         if not rows:
             return
-        plan = self._columns.plan
         wires = {
             wire.name: pa.array([row.get(wire.name) for row in rows], type=wire.type)
             for wire in plan.exact
@@ -160,17 +221,17 @@ class Reading:
 
     def _row(self, payload: bytes) -> dict[str, Any]:
         document = self._columns.parse(payload)
-        unlisted: list[Unlisted] = []
-        try:
-            row = self._columns.plan.reader(document, unlisted)
-            if unlisted and self._columns.add(self._page, document, unlisted):
-                unlisted.clear()
-                row = self._columns.plan.reader(document, unlisted)
-        except MisfitError as misfit:
-            raise misfit.decode_error() from None
-        if refusal := self._columns.refusal(unlisted):
-            raise refusal
-        return dict(row)
+        while True:
+            notes = Notes()
+            try:
+                row: dict[str, Any] = self._columns.plan.reader(document, notes)
+            except MisfitError as misfit:
+                if self._columns.promote(misfit):
+                    continue
+                raise misfit.decode_error() from None
+            # Ends, since columns are only added, and their number is bounded.
+            if not self._columns.learn(self._page, document, notes):
+                return row | self._columns.rest(notes)
 
 
 def _conformed(wires: Mapping[str, pa.Array], learned: pa.Schema) -> dict[str, pa.Array] | None:

@@ -9,21 +9,25 @@ import math
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation
 from typing import Any
 
 import pyarrow as pa
 
+from k2i_tasks.codecs.conflicts import variant_name
+from k2i_tasks.codecs.growth import ELEMENT, VALUE, Place, typed_field
 from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_exact import ExactDouble, MinusZero, json_text, kind_of
 from k2i_tasks.codecs.text_types import from_text, is_text_type
 from k2i_tasks.codecs.wire import is_supported
-from k2i_tasks.errors import DecodeError
+from k2i_tasks.errors import ConflictError
 
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 #: Nothing is rounded in it; Python's default context keeps 28 digits only.
 _UNROUNDED = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
+#: Most digits that a decimal column can have.
+DECIMAL_DIGITS_MAX = 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,136 +35,240 @@ class Unlisted:
     """A value that no column exists for.
 
     Args:
-        path: dotted path of its place.
-        name: the member that it is, or that holds it.
+        place: where it is; of a list's elements or a map's values all are one place.
         value: as parsed.
         known: whether the place was seen before, with nothing that tells a type.
     """
 
-    path: str
-    name: str
+    place: Place
     value: Any
     known: bool
 
+    @property
+    def path(self) -> str:
+        """The place, dotted."""
+        return ".".join(self.place)
 
-#: Reads one value; members without a column are noted in the list.
-Reader = Callable[[Any, list[Unlisted]], Any]
+    @property
+    def name(self) -> str:
+        """The member that it is, or that holds it."""
+        return next((each for each in reversed(self.place) if each != ELEMENT), self.place[0])
 
 
 class MisfitError(Exception):
-    """A value does not fit; `path` grows while the error leaves the nesting."""
+    """A value does not fit; `place` grows while the error leaves the nesting.
 
-    def __init__(self, code: str, what: str) -> None:
+    Args:
+        code, what: as of the dead letter that it makes.
+        wider: the type that Iceberg could promote the column to, which would hold the value.
+    """
+
+    def __init__(self, code: str, what: str, wider: pa.DataType | None = None) -> None:
         super().__init__(what)
         self.code = code
         self.what = what
-        self.path: list[str] = []
+        self.wider = wider
+        self.place: Place = ()
+        #: Whether another field has the name of the column that it would go into.
+        self.clashes = False
 
     def within(self, name: str) -> MisfitError:
         """This error, seen from the object that holds `name`."""
-        self.path.insert(0, name)
+        self.place = (name, *self.place)
         return self
 
-    def decode_error(self) -> DecodeError:
+    def decode_error(self) -> ConflictError:
         """The reason for a dead letter: path and kinds, no value."""
-        return DecodeError(self.code, f"Field {'.'.join(self.path)}: {self.what}.")
+        path = ".".join(self.place)
+        return ConflictError(self.code, f"Field {path[:200]}: {self.what}.", path)
 
 
-def row_reader(learned: pa.Schema) -> Reader:
+@dataclass(frozen=True, slots=True)
+class Varied:
+    """A value that goes into the column beside its own, and there is none yet.
+
+    Args:
+        parent: the struct that both are in.
+        name: of the value's own column.
+        value: as parsed.
+        misfit: why it does not fit there; from the whole document's view.
+    """
+
+    parent: Place
+    name: str
+    value: Any
+    misfit: MisfitError
+
+    @property
+    def place(self) -> Place:
+        """Of the value's own column."""
+        return (*self.parent, self.name)
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a reader finds no column for in one document."""
+
+    unlisted: list[Unlisted] = field(default_factory=list)
+    varied: list[Varied] = field(default_factory=list)
+
+
+#: Reads one value; what has no column is noted.
+Reader = Callable[[Any, Notes], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What readers ask about a field, by its dotted path.
+
+    Args:
+        varies: whether what it cannot hold goes into the column beside it.
+        widens: whether its type may be promoted.
+        relaxes: whether any may become optional.
+    """
+
+    varies: Callable[[str], bool]
+    widens: Callable[[str], bool]
+    relaxes: bool = False
+
+
+def row_reader(learned: pa.Schema, choices: Choices, overflow: str = "") -> Reader:
     """Reader of whole documents.
 
     It returns a dict of wire values by column name. The reader raises `MisfitError`.
+
+    Args:
+        learned: the columns.
+        choices: what is done about values that do not fit.
+        overflow: a column that no member is of.
     """
-    return _struct_reader(list(learned), "")
+    fields = [each for each in learned if each.name != overflow]
+    return _Readers(choices).struct(fields, ())
 
 
 def _mismatch(expected: object, value: Any) -> MisfitError:
     return MisfitError("json.type_mismatch", f"expected {expected}, found {kind_of(value)}")
 
 
-def _reader(field: pa.Field, path: str, name: str) -> Reader:
-    """Reader of one place; `name` is the member that it is, or that holds it."""
-    inner = _value_reader(field, path, name)
-    nullable = field.nullable
+class _Readers:
+    """Makes readers of places."""
 
-    def read(value: Any, unlisted: list[Unlisted]) -> Any:
-        if value is not None:
-            return inner(value, unlisted)
-        if nullable:
-            return None
-        raise MisfitError("json.missing_field", "a required column has no value")
+    def __init__(self, choices: Choices, *, in_map: bool = False) -> None:
+        self._choices = choices
+        self._in_map = in_map
 
-    return read
+    def struct(self, members: list[pa.Field], parent: Place) -> Reader:
+        """Of objects at `parent`."""
+        readers = {each.name: self._place(each, (*parent, each.name)) for each in members}
+        required = [each.name for each in members if not each.nullable]
+        # What these cannot hold goes beside them; no members are added to structs in maps.
+        optional = {each.name for each in members if each.nullable and not self._in_map}
+        texts = {each.name for each in members if is_json_text(each)}
 
+        def varied(value: Any, row: dict[str, Any], misfit: MisfitError, notes: Notes) -> bool:
+            """Whether what does not fit has another place; the error is seen from here."""
+            path = ".".join((*parent, *misfit.place))
+            if misfit.wider is not None and self._choices.widens(path):
+                return False
+            if misfit.code == "json.missing_field" and self._choices.relaxes:
+                return False
+            name = misfit.place[0]
+            if misfit.clashes or name not in optional or not self._choices.varies(path):
+                return False
+            beside = variant_name(name)
+            if beside in value or (beside in readers and beside not in texts):
+                misfit.what += f"; and {beside!r} is another field"
+                misfit.clashes = True
+                return False
+            row[name] = None
+            if beside in texts:
+                row[beside] = json_text(value[name])
+            else:
+                misfit.place = (*parent, *misfit.place)
+                notes.varied.append(Varied(parent, name, value[name], misfit))
+            return True
 
-def _value_reader(field: pa.Field, path: str, name: str) -> Reader:
-    kind = field.type
-    if pa.types.is_null(kind):
-        return lambda value, unlisted: unlisted.append(Unlisted(path, name, value, known=True))
-    if is_json_text(field):
-        return lambda value, unlisted: json_text(value)
-    if pa.types.is_struct(kind):
-        return _struct_reader(list(kind), f"{path}.")
-    if pa.types.is_list(kind):
-        return _list_reader(kind.value_field, path, name)
-    if pa.types.is_map(kind) and pa.types.is_string(kind.key_type):
-        return _map_reader(kind.item_field, path, name)
-    scalar = _scalar(kind)
-    return lambda value, unlisted: scalar(value)
+        def read(value: Any, notes: Notes) -> Any:
+            if type(value) is not dict:
+                raise _mismatch("object", value)
+            row: dict[str, Any] = {}
+            for name, member in value.items():
+                reader = readers.get(name)
+                if reader is None:
+                    notes.unlisted.append(Unlisted((*parent, name), member, known=False))
+                    continue
+                try:
+                    row[name] = reader(member, notes)
+                except MisfitError as misfit:
+                    if not varied(value, row, misfit.within(name), notes):
+                        raise
+            for name in required:
+                if name not in row:
+                    missing = MisfitError("json.missing_field", "a required column has no value")
+                    raise missing.within(name)
+            return row
 
+        return read
 
-def _struct_reader(members: list[pa.Field], parent: str) -> Reader:
-    readers = {field.name: _reader(field, f"{parent}{field.name}", field.name) for field in members}
-    required = [field.name for field in members if not field.nullable]
+    def _place(self, field: pa.Field, place: Place) -> Reader:
+        inner = self._value(field, place)
+        nullable = field.nullable
 
-    def read(value: Any, unlisted: list[Unlisted]) -> Any:
-        if type(value) is not dict:
-            raise _mismatch("object", value)
-        row: dict[str, Any] = {}
-        for name, member in value.items():
-            reader = readers.get(name)
-            if reader is None:
-                unlisted.append(Unlisted(f"{parent}{name}", name, member, known=False))
-                continue
+        def read(value: Any, notes: Notes) -> Any:
+            if value is not None:
+                return inner(value, notes)
+            if nullable:
+                return None
+            raise MisfitError("json.missing_field", "a required column has no value")
+
+        return read
+
+    def _value(self, field: pa.Field, place: Place) -> Reader:
+        kind = field.type
+        if pa.types.is_null(kind):
+            return lambda value, notes: notes.unlisted.append(Unlisted(place, value, known=True))
+        if is_json_text(field):
+            return lambda value, notes: json_text(value)
+        if pa.types.is_struct(kind):
+            return self.struct(list(kind), place)
+        if pa.types.is_list(kind):
+            untyped = typed_field(field) is None
+            return self._list(kind.value_field, (*place, ELEMENT), untyped=untyped)
+        if pa.types.is_map(kind) and pa.types.is_string(kind.key_type):
+            return self._map(kind.item_field, (*place, VALUE))
+        if pa.types.is_float32(kind) and self._choices.widens(".".join(place)):
+            return lambda value, notes: _exact_float(value, kind)
+        scalar = _scalar(kind)
+        return lambda value, notes: scalar(value)
+
+    def _list(self, element: pa.Field, place: Place, *, untyped: bool) -> Reader:
+        reader = self._place(element, place)
+
+        def read(value: Any, notes: Notes) -> Any:
+            if type(value) is not list:
+                if not untyped:
+                    raise _mismatch("array", value)
+                # Lists of nothing are no column yet: it becomes what this value is.
+                return notes.unlisted.append(Unlisted(place[:-1], value, known=True))
             try:
-                row[name] = reader(member, unlisted)
-            except MisfitError as error:
-                raise error.within(name) from None
-        for name in required:
-            if name not in row:
-                missing = MisfitError("json.missing_field", "a required column has no value")
-                raise missing.within(name)
-        return row
+                return [reader(item, notes) for item in value]
+            except MisfitError as misfit:
+                raise misfit.within(ELEMENT) from None
 
-    return read
+        return read
 
+    def _map(self, item: pa.Field, place: Place) -> Reader:
+        reader = _Readers(self._choices, in_map=True)._place(item, place)
 
-def _list_reader(element: pa.Field, path: str, name: str) -> Reader:
-    reader = _reader(element, f"{path}.element", name)
+        def read(value: Any, notes: Notes) -> Any:
+            if type(value) is not dict:
+                raise _mismatch("object", value)
+            try:
+                return [(name, reader(member, notes)) for name, member in value.items()]
+            except MisfitError as misfit:
+                raise misfit.within(VALUE) from None
 
-    def read(value: Any, unlisted: list[Unlisted]) -> Any:
-        if type(value) is not list:
-            raise _mismatch("array", value)
-        try:
-            return [reader(item, unlisted) for item in value]
-        except MisfitError as error:
-            raise error.within("element") from None
-
-    return read
-
-
-def _map_reader(item: pa.Field, path: str, name: str) -> Reader:
-    reader = _reader(item, f"{path}.value", name)
-
-    def read(value: Any, unlisted: list[Unlisted]) -> Any:
-        if type(value) is not dict:
-            raise _mismatch("object", value)
-        try:
-            return [(name, reader(member, unlisted)) for name, member in value.items()]
-        except MisfitError as error:
-            raise error.within("value") from None
-
-    return read
+        return read
 
 
 def _scalar(kind: pa.DataType) -> Callable[[Any], Any]:
@@ -195,7 +303,8 @@ def _integer(value: Any, kind: pa.DataType) -> int:
         raise _mismatch(kind, value)
     low = 0 if pa.types.is_unsigned_integer(kind) else -(2 ** (kind.bit_width - 1))
     if not low <= value < low + 2**kind.bit_width:
-        raise MisfitError("json.out_of_range", f"an integer does not fit {kind}")
+        wider = pa.int64() if -(2**63) <= value < 2**63 and kind == pa.int32() else None
+        raise MisfitError("json.out_of_range", f"an integer does not fit {kind}", wider)
     return int(value)
 
 
@@ -209,7 +318,16 @@ def _double(value: Any, kind: pa.DataType) -> float:
     else:
         number = _exact_double(value)
     if pa.types.is_float32(kind) and not _fits_float32(number):
-        raise MisfitError("json.out_of_range", "a number is too large for float")
+        raise MisfitError("json.out_of_range", "a number is too large for float", pa.float64())
+    return number
+
+
+def _exact_float(value: Any, kind: pa.DataType) -> float:
+    """A number that a float holds as it is; for others the column is to be widened."""
+    number = _double(value, kind)
+    if struct.unpack("<f", struct.pack("<f", number))[0] != number:
+        what = "a float cannot hold this number exactly"
+        raise MisfitError("json.out_of_range", what, pa.float64())
     return number
 
 
@@ -237,9 +355,11 @@ def _decimal(value: Any, kind: pa.DataType) -> Decimal:
     text = value.text if isinstance(value, ExactDouble) else str(value)
     if not _DECIMAL.fullmatch(text):
         raise MisfitError("json.type_mismatch", f"expected {kind}, found another text")
-    whole = _whole(text, kind.scale, 10**kind.precision)
-    if whole is None:
-        raise MisfitError("json.out_of_range", f"a number does not fit {kind}")
+    whole = _whole(text, kind.scale, 10**DECIMAL_DIGITS_MAX)
+    if whole is None or abs(whole) >= 10**kind.precision:
+        digits = 0 if whole is None else len(str(abs(whole)))
+        wider = pa.decimal128(digits, kind.scale) if digits else None
+        raise MisfitError("json.out_of_range", f"a number does not fit {kind}", wider)
     return Decimal(whole).scaleb(-kind.scale, _UNROUNDED)
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from k2i_tasks.codecs.base import Decoder, dead_letter, dead_letter_bytes
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.raw import VALUE, PlainDecoder
-from k2i_tasks.errors import DecodeError, SchemaConflictError
-from k2i_tasks.types import DecodedBatch, RawBatch
+from k2i_tasks.errors import ConflictError, DecodeError, SchemaConflictError
+from k2i_tasks.types import DeadLetter, DecodedBatch, RawBatch
 
 #: What a key's decoder is given; of the record's coordinates only those that it cannot do without.
 KEY_COLUMNS = MetadataColumns(
@@ -93,8 +93,7 @@ class KeyedDecoder:
             column = None if column is None else column.filter(pa.array(sound_values[sound_keys]))
             for index in sorted(bad_keys.keys() - bad_values):
                 letter = bad_keys[index]
-                error = DecodeError(f"key.{letter.code}", f"The key: {letter.reason}")
-                letters.append(dead_letter(raw, index, error, letter.schema_id))
+                letters.append(dead_letter(raw, index, self._of_key(letter), letter.schema_id))
             letters.sort(key=lambda one: place[one.partition, one.offset])
         if column is not None:
             rows = rows.append_column(self._field(self._key.schema), column)
@@ -104,6 +103,12 @@ class KeyedDecoder:
             dead_letters=tuple(letters),
             nbytes=int(rows.nbytes) + sum(map(dead_letter_bytes, letters)),
         )
+
+    def _of_key(self, letter: DeadLetter) -> DecodeError:
+        code, what = f"key.{letter.code}", f"The key: {letter.reason}"
+        if letter.conflict is None:
+            return DecodeError(code, what)
+        return ConflictError(code, what, f"{self._column}.{letter.conflict}")
 
     def _keys(self, raw: RawBatch) -> RawBatch:
         """The same records with their keys as values."""

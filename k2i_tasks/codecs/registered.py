@@ -16,6 +16,7 @@ from k2i_tasks.codecs.json_framed import FramedJsonDecoder
 from k2i_tasks.codecs.json_schema import json_schema_columns
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.payloads import PayloadDecoder
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.writers import Writers
 from k2i_tasks.errors import DecodeError
 from k2i_tasks.registry import Schemas, WriterSchema
@@ -31,6 +32,7 @@ def registered_decoder(
     table_schema: pa.Schema | None,
     max_message_bytes: int,
     mode: str,
+    rules: Rules,
     unknown_seconds: float,
 ) -> RegisteredDecoder:
     """The decoder of a format of `MAKERS`.
@@ -38,15 +40,26 @@ def registered_decoder(
     Args:
         schemas: the registry's.
         unknown_seconds: how long the registry's "not known" is believed.
-        columns, table_schema, max_message_bytes, mode: as for `make_decoder`.
+        columns, table_schema, max_message_bytes, mode, rules: as for `make_decoder`.
     """
     writers: Writers[Any] = Writers(schemas, MAKERS[format], unknown_seconds=unknown_seconds)
     if format == "jsonschema":
         return FramedJsonDecoder(
-            writers, columns, table_schema, max_message_bytes=max_message_bytes, mode=mode
+            writers,
+            columns,
+            table_schema,
+            max_message_bytes=max_message_bytes,
+            mode=mode,
+            rules=rules,
         )
     return FramedDecoder(
-        format, writers, columns, table_schema, max_message_bytes=max_message_bytes, mode=mode
+        format,
+        writers,
+        columns,
+        table_schema,
+        max_message_bytes=max_message_bytes,
+        mode=mode,
+        rules=rules,
     )
 
 

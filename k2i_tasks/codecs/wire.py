@@ -6,7 +6,7 @@ for float. Both reading paths go through the same conversion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,19 @@ class RefusedError(Exception):
     Args:
         row: the record it is about, counted from the start of what was read; None if not known.
         literal: a piece of the payload that was refused, None if not known.
+        drift: name of the member that was refused, and the kind of its value; None if not known.
     """
 
-    def __init__(self, row: int | None = None, literal: bytes | None = None) -> None:
+    def __init__(
+        self,
+        row: int | None = None,
+        literal: bytes | None = None,
+        drift: tuple[str, str] | None = None,
+    ) -> None:
         super().__init__(f"row {row}")
         self.row = row
         self.literal = literal
+        self.drift = drift
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -95,12 +102,13 @@ def wire_schema(learned: pa.Schema, *, exact: bool) -> pa.Schema:
     return pa.schema([(field.name, wire_type(field, exact=exact)) for field in learned])
 
 
-def conform(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def conform(array: pa.Array, wanted: pa.DataType, *, text: bool = False) -> pa.Array:
     """`array` as `wanted`: text parsed, members by name, missing members as nulls.
 
     Args:
         array: not a slice, if it is a list or struct whose type changes.
         wanted: the type to reach.
+        text: whether that is of JSON text.
 
     Raises:
         RefusedError: a text has not the form of its type.
@@ -109,6 +117,12 @@ def conform(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         return array
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), wanted)
+    if pa.types.is_list(array.type) and not pa.types.is_list(wanted):
+        # Lists of nothing, whose column has got its type in the same batch.
+        if not text:
+            return pa.nulls(len(array), wanted)
+        texts = [None if value is None else json_text(value) for value in array.to_pylist()]
+        return pa.array(texts, type=wanted)
     if pa.types.is_struct(wanted):
         members = [_conformed_member(array, field) for field in wanted]
         mask = array.is_null() if array.null_count else None
@@ -126,61 +140,74 @@ def conform(array: pa.Array, wanted: pa.DataType) -> pa.Array:
             return from_text(array, wanted)
         except pa.ArrowInvalid:
             raise RefusedError from None
-    if pa.types.is_list(array.type):
-        # Lists of nothing but nulls, whose column has become JSON text in the same batch.
-        texts = [None if value is None else json_text(value) for value in array.to_pylist()]
-        return pa.array(texts, type=wanted)
     return array.cast(wanted, safe=False)
 
 
 def doubtful_rows(
-    wires: Mapping[str, pa.Array], fields: Iterable[pa.Field], *, texts: bool
+    wires: Mapping[str, pa.Array],
+    fields: Iterable[pa.Field],
+    *,
+    texts: bool,
+    widens: Callable[[str], bool],
 ) -> Rows:
     """Rows that only the exact path may judge, rising; perhaps more than need be.
 
     Doubles of 2^53 and more may have been integers that were rounded, infinities come from
-    integers of hundreds of digits, NaN is no JSON; nulls where the column is required; with
-    `texts`, text that is not of its column's type.
+    integers of hundreds of digits, NaN is no JSON; numbers for which a float is to be widened;
+    nulls where the column is required; with `texts`, text that is not of its column's type.
 
     Args:
         wires: wire columns by name, not sliced.
         fields: the learned columns.
         texts: whether to look at texts too.
+        widens: whether the column at a dotted path may be widened.
     """
-    found: list[Rows] = []
+    doubts = _Doubts(texts, widens)
     for field in fields:
-        _doubt(wires[field.name], field, None, found, texts=texts)
+        doubts.look(wires[field.name], field, None, field.name)
+    found = doubts.found
     return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
 
 
-def _doubt(
-    array: pa.Array, field: pa.Field, parents: Rows | None, found: list[Rows], *, texts: bool
-) -> None:
-    kind = field.type
+class _Doubts:
+    """One look at a table of wires; collects rows."""
 
-    def suspect(mask: npt.NDArray[np.bool_]) -> None:
-        places = np.flatnonzero(mask)
-        if len(places):
-            found.append(places if parents is None else parents[places])
+    def __init__(self, texts: bool, widens: Callable[[str], bool]) -> None:
+        self._texts = texts
+        self._widens = widens
+        self.found: list[Rows] = []
 
-    if not field.nullable and array.null_count:
-        suspect(array.is_null().to_numpy(zero_copy_only=False))
-    if pa.types.is_null(array.type):
-        return
-    if pa.types.is_float64(array.type):
-        numbers = (array.fill_null(0.0) if array.null_count else array).to_numpy()
-        suspect(~(np.abs(numbers) < EXACT_DOUBLE_MAX))
-        if pa.types.is_float32(kind):
-            suspect(np.abs(numbers) > _FLOAT32_MAX)
-    elif texts and is_text_type(kind):
-        suspect(_unreadable(array, kind))
-    elif pa.types.is_struct(kind):
-        for member in kind:
-            _doubt(_member(array, member.name), member, parents, found, texts=texts)
-    elif pa.types.is_list(kind) and (texts or _has_doubt(kind.value_field)):
-        owners = pc.list_parent_indices(array).to_numpy().astype(np.int64)
-        owners = owners if parents is None else parents[owners]
-        _doubt(array.flatten(), kind.value_field, owners, found, texts=texts)
+    def look(self, array: pa.Array, field: pa.Field, parents: Rows | None, path: str) -> None:
+        """Looks at the values of a place; `parents` are their rows, None for one in each row."""
+        kind = field.type
+
+        def suspect(mask: npt.NDArray[np.bool_]) -> None:
+            places = np.flatnonzero(mask)
+            if len(places):
+                self.found.append(places if parents is None else parents[places])
+
+        if not field.nullable and array.null_count:
+            suspect(array.is_null().to_numpy(zero_copy_only=False))
+        if pa.types.is_null(array.type):
+            return
+        if pa.types.is_float64(array.type):
+            numbers = (array.fill_null(0.0) if array.null_count else array).to_numpy()
+            suspect(~(np.abs(numbers) < EXACT_DOUBLE_MAX))
+            if pa.types.is_float32(kind):
+                suspect(np.abs(numbers) > _FLOAT32_MAX)
+                if self._widens(path):
+                    with np.errstate(over="ignore"):
+                        suspect(numbers.astype(np.float32) != numbers)
+        elif self._texts and is_text_type(kind):
+            suspect(_unreadable(array, kind))
+        elif pa.types.is_struct(kind):
+            for member in kind:
+                inner = f"{path}.{member.name}"
+                self.look(_member(array, member.name), member, parents, inner)
+        elif pa.types.is_list(kind) and (self._texts or _has_doubt(kind.value_field)):
+            owners = pc.list_parent_indices(array).to_numpy().astype(np.int64)
+            owners = owners if parents is None else parents[owners]
+            self.look(array.flatten(), kind.value_field, owners, f"{path}.element")
 
 
 def _unreadable(texts: pa.Array, wanted: pa.DataType) -> npt.NDArray[np.bool_]:
@@ -212,7 +239,7 @@ def _has_doubt(field: pa.Field) -> bool:
 def _conformed_member(array: pa.StructArray, field: pa.Field) -> pa.Array:
     if array.type.get_field_index(field.name) < 0:
         return pa.nulls(len(array), field.type)
-    return conform(_member(array, field.name), field.type)
+    return conform(_member(array, field.name), field.type, text=is_json_text(field))
 
 
 def _member(array: pa.StructArray, name: str) -> pa.Array:

@@ -31,7 +31,7 @@ def contradictions(config: Config) -> list[Problem]:
         *_catalog(config.iceberg),
         *_rest_login(config.iceberg),
         *_store(config.iceberg),
-        *_table(config.iceberg, config.kafka.key_format),
+        *_table(config.iceberg, config.kafka.key_format, config.schema_evolution.overflow_column),
         *_dead_letters(config),
         *_process(config),
     ]
@@ -149,7 +149,7 @@ def _store(iceberg: Iceberg) -> Iterator[Problem]:
             )
 
 
-def _table(iceberg: Iceberg, keys: KafkaKeyFormat) -> Iterator[Problem]:
+def _table(iceberg: Iceberg, keys: KafkaKeyFormat, overflow: str) -> Iterator[Problem]:
     if iceberg.dead_letter_table_name == iceberg.table_name:
         yield "iceberg.dead_letter_table", "must not be the table itself"
     seen: set[tuple[str, str]] = set()
@@ -170,6 +170,8 @@ def _table(iceberg: Iceberg, keys: KafkaKeyFormat) -> Iterator[Problem]:
         if column and column in taken:
             yield f"iceberg.metadata_columns.{key}", f"is the name of {taken[column]} too"
         taken.setdefault(column, key)
+    if overflow and overflow.lower() in taken:
+        yield "schema_evolution.overflow_column", f"is the name of {taken[overflow.lower()]} too"
     if keys.type != "raw" and keys.column.lower() in taken:
         yield "kafka.key_format.column", f"is the name of {taken[keys.column.lower()]} too"
 

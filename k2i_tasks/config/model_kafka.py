@@ -147,6 +147,47 @@ class SchemaRegistry(Section):
     )
 
 
+_TYPE = re.compile(
+    r"boolean|int|long|float|double|date|time|timestamp|timestamptz|string|uuid|json"
+    r"|decimal\((\d{1,2}),(\d{1,2})\)"
+)
+
+
+def _flat(fields: Any) -> Any:
+    """`address.zip = "string"` without quotes is a table in a table."""
+    if not isinstance(fields, dict):
+        return fields
+    flat: dict[str, Any] = {}
+    waiting: list[tuple[tuple[Any, ...], Any]] = [
+        ((name,), value) for name, value in fields.items()
+    ]
+    while waiting:
+        names, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [((*names, name), inner) for name, inner in value.items()]
+        else:
+            flat[".".join(map(str, names))] = value
+    return flat
+
+
+def _field_types(fields: dict[str, str]) -> dict[str, str]:
+    for path, word in fields.items():
+        found = _TYPE.fullmatch(word.lower().replace(" ", ""))
+        digits, scale = (int(found[n] or 1) for n in (1, 2)) if found else (0, 0)
+        if not 1 <= digits <= 38 or scale > digits:
+            raise ValueError(f"{path!r}: {word!r} is no type that a JSON field can have")
+    if len({path.lower() for path in fields}) < len(fields):
+        raise ValueError("two paths differ in case alone")
+    return fields
+
+
+FieldTypes = Annotated[
+    dict[Column, Annotated[str, StringConstraints(max_length=64)]],
+    BeforeValidator(_flat),
+    AfterValidator(_field_types),
+]
+
+
 class KafkaFormat(Section):
     """How the values of the topic are decoded."""
 
@@ -173,6 +214,18 @@ class KafkaFormat(Section):
         300,
         ge=1,
         le=604_800,
+    )
+    fields: FieldTypes = setting(
+        "For JSON: the type of a column by the dotted path of its field, as Iceberg names it, such "
+        "as `decimal(18,4)`, or `json` for JSON text; else it is inferred.",
+        {},
+        native=True,
+        max_length=1_000,
+    )
+    nested: Annotated[Literal["columns", "json"], AnyCaseLower] = setting(
+        "For JSON: whether new lists and objects become lists and structs, or JSON text.",
+        "columns",
+        native=True,
     )
     latest_on_startup: Flag = setting(
         "Fetch the subject's latest schema at the start, so that its columns are there before the "

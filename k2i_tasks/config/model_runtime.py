@@ -8,6 +8,7 @@ from pydantic import StringConstraints
 
 from k2i_tasks.config.fields import (
     AnyCaseLower,
+    Column,
     FilePath,
     Flag,
     Integer,
@@ -24,10 +25,31 @@ class SchemaEvolution(Section):
     """What happens when records bring another schema."""
 
     mode: Annotated[Literal["manual", "auto-additive", "permissive"], AnyCaseLower] = setting(
-        "Whether new fields become columns.", "auto-additive"
+        "Whether new fields become columns; permissive also makes a required column optional for a "
+        "record without its value.",
+        "auto-additive",
     )
-    on_breaking_change: Annotated[Literal["pause", "fail", "skip-message"], AnyCaseLower] = setting(
-        "When a record cannot fit the table.", "pause"
+    on_breaking_change: Annotated[
+        Literal["dead-letter", "skip-message", "pause", "fail", "variant-column"], AnyCaseLower
+    ] = setting(
+        "When the table has no place for what a record holds: make it a dead letter (skip-message "
+        "is the same), stand still before it until `k2i schema resume`, end with an error, or put "
+        "the value as JSON text into a column `<name>__string` beside its own. K2I's own default "
+        "is pause.",
+        "dead-letter",
+    )
+    max_columns: Integer = setting(
+        "Columns at most, fields of structs and elements of lists included.",
+        1_000,
+        native=True,
+        ge=1,
+        le=10_000,
+    )
+    overflow_column: Column | Literal[""] = setting(
+        "Column that takes new fields, together as one JSON object, once there are max_columns; "
+        "empty: such a record is as if the table had no place for it.",
+        "_rest",
+        native=True,
     )
     schema_update_min_interval_seconds: Integer = setting(
         "Least time between two changes of the schema.", 60, ge=1, le=86_400
@@ -160,5 +182,13 @@ class Run(Section):
     )
     retry_budget_seconds: Number = setting(
         "Time after which a passing fault is final.", 600.0, native=True, ge=0, le=86_400
+    )
+    max_dead_letters_per_minute: Integer = setting(
+        "Dead letters within a minute after which the run stands still until `k2i schema resume`; "
+        "0 for any number.",
+        0,
+        native=True,
+        ge=0,
+        le=1_000_000_000,
     )
     data_dir: FilePath | None = setting("Folder for what the run keeps.", None, native=True)

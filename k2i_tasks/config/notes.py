@@ -14,7 +14,6 @@ _NO_STATISTICS = "each file's own statistics, in its manifest, are all there are
 #: Keys that are read for K2I's sake and change nothing here, and why.
 UNUSED: dict[str, str] = {
     "kafka.batch_timeout_ms": "a poll takes what is there and does not wait for more",
-    "schema_evolution.on_breaking_change": "a record that does not fit becomes a dead letter",
     "schema_evolution.schema_update_min_interval_seconds": (
         "the schema is changed with the commit that needs it"
     ),
@@ -46,7 +45,6 @@ def notes(config: Config) -> list[str]:
         *config.load_notes,
         *_unused(config),
         *_maintenance(config),
-        *_evolution(config),
         *_login(config),
         *_registry(config),
         *_exposure(config),
@@ -80,11 +78,6 @@ def _maintenance(config: Config) -> Iterator[str]:
             "On Nessie snapshots are not expired and no files are removed: other branches may need "
             "them, and Nessie's own GC knows."
         )
-
-
-def _evolution(config: Config) -> Iterator[str]:
-    if config.schema_evolution.mode == "permissive":
-        yield "schema_evolution.mode permissive does what auto-additive does."
 
 
 def _login(config: Config) -> Iterator[str]:

@@ -236,6 +236,13 @@ class Engine:
         self.ledger.add(offsets)
         return actions + self.tick(now)
 
+    def settle(self, now: float) -> list[Action]:
+        """Nothing more comes for now: what is buffered is sealed at once. Idempotent."""
+        if self.stopped:
+            return []
+        sealed = [] if self._open.empty else [self._seal(SealReason.STANDSTILL)]
+        return [*sealed, *self.tick(now)]
+
     def drain(self, now: float) -> list[Action]:
         """Consume nothing more, commit what is buffered, then stop. Idempotent."""
         self.draining = True

@@ -19,16 +19,18 @@ class Difference:
     Args:
         missing: columns to add, nested ones by path, each with its comment.
         wider: columns whose type is to be widened, with the wider type.
+        optional: columns that are to be required no more.
         conflicts: sentences, one per column that neither fits nor can be widened.
     """
 
     missing: list[tuple[Path, IcebergType, str | None]] = field(default_factory=list)
     wider: list[tuple[Path, PrimitiveType]] = field(default_factory=list)
+    optional: list[Path] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
 
     @property
     def changes(self) -> bool:
-        return bool(self.missing or self.wider)
+        return bool(self.missing or self.wider or self.optional)
 
 
 def difference(table: Schema, rows: Schema) -> Difference:

@@ -14,7 +14,13 @@ from k2i_tasks.iceberg.ahead import AheadFiles
 from k2i_tasks.iceberg.catalog import find_table, load_table
 from k2i_tasks.iceberg.data_files import discard, why_unusable
 from k2i_tasks.iceberg.references import unreferenced
-from k2i_tasks.iceberg.schema import check_compatible, create_table, evolve, payload_arrow_schema
+from k2i_tasks.iceberg.schema import (
+    METADATA_TYPES,
+    check_compatible,
+    create_table,
+    evolve,
+    payload_arrow_schema,
+)
 from k2i_tasks.iceberg.writer import DataFileWriter
 from k2i_tasks.types import StagedFile
 
@@ -43,12 +49,12 @@ class Staging:
         return ".".join(self.identifier)
 
     def open(self) -> bool:
-        """Whether the table exists; loads it and checks that its columns suit.
+        """Whether the table exists; loads it, anew if need be, and checks that its columns suit.
 
         Raises:
             SchemaConflictError: it exists with columns that contradict the configuration.
         """
-        self._table = find_table(self.catalog, self.identifier)
+        self._table, self._covered = find_table(self.catalog, self.identifier), None
         if self._table is None:
             return False
         check_compatible(self._table, self._config)
@@ -156,7 +162,13 @@ class Staging:
         if self._covered is not None and all(schema.equals(self._covered) for schema in schemas):
             return
         wanted = pa.unify_schemas(list(schemas), promote_options="permissive")
-        self._table = evolve(self.catalog, self.identifier, wanted)
+        relaxed: frozenset[str] = frozenset()
+        if self._config.schema_evolution.mode == "permissive":
+            # Kafka's own columns are what they are.
+            columns = self._config.iceberg.metadata_columns
+            kept = {getattr(columns, role) for role in METADATA_TYPES}
+            relaxed = frozenset(wanted.names) - kept
+        self._table = evolve(self.catalog, self.identifier, wanted, may_relax=relaxed)
         self._covered = wanted
 
     def _opened(self) -> Table:

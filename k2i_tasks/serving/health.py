@@ -11,6 +11,7 @@ from k2i_tasks.types import (
     ErrorNote,
     Health,
     RunState,
+    Standstill,
     Status,
     TableCommit,
     describe_ranges,
@@ -44,6 +45,8 @@ def not_ready_because(status: Status) -> str:
         return reasons[0] if all(reasons) else ""
     if status.state in (RunState.STARTING, RunState.REBALANCING, RunState.DRAINING, *ENDED):
         return f"The run is {status.state.value}."
+    if status.standstill is not None:
+        return str(status.standstill)
     schema = status.components.get("schema")
     if schema is not None and schema.status in (Health.DEGRADED, Health.UNHEALTHY):
         return schema.message or "A schema change waits for an operator."
@@ -78,6 +81,7 @@ def health_report(status: Status) -> dict[str, Any]:
         "partitions": _partitions(status),
         "partitions_total": len(status.positions),
         "wal_bytes": status.wal_bytes,
+        "standstill": _standstill(status.standstill),
         "last_commit": _commit(status.last_commit),
         "last_errors": [_error(note) for note in status.last_errors[-ERRORS_SHOWN_MAX:]],
         **({"tables": [_table(one) for one in status.tables]} if status.tables else {}),
@@ -149,6 +153,20 @@ def _partitions(status: Status) -> list[dict[str, Any]]:
         }
         for tp in shown
     ]
+
+
+def _standstill(stand: Standstill | None) -> dict[str, Any] | None:
+    if stand is None:
+        return None
+    return {
+        "cause": stand.cause.value,
+        "topic": stand.topic,
+        "partition": stand.partition,
+        "offset": stand.offset,
+        "field": stand.field_path,
+        "reason": stand.reason,
+        "since": stand.since,
+    }
 
 
 def _commit(commit: TableCommit | None) -> dict[str, Any] | None:

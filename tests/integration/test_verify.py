@@ -34,7 +34,8 @@ FULL = VerifyOptions(values="full")
 
 
 def verified(program: Program, options: VerifyOptions = FULL) -> VerifyReport:
-    return verify_table(load_config(program.config, environ={}, overrides={}), options)
+    config = load_config(program.config, environ=program.environ, overrides={})
+    return verify_table(config, options)
 
 
 def places(report: VerifyReport, kind: Kind) -> list[tuple[int, int, int, str]]:

@@ -17,6 +17,7 @@ from k2i_tasks.intake import Intake
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.progress import Progress
 from k2i_tasks.types import OffsetRange, RawBatch, TopicPartition
+from tests.support import open_gate
 
 BOUND = 20_000
 PARTITIONS = [TopicPartition("t", 0), TopicPartition("t", 1)]
@@ -67,7 +68,8 @@ class Run:
         self.engine = Engine(limits, dict.fromkeys(PARTITIONS, 0), batch_prefix="b")
         progress = Progress("t", "db.t", BOUND, SystemClock())
         nothing: Any = SimpleNamespace()
-        self.intake = Intake(topic, nothing, Metrics(), progress)  # type: ignore[arg-type]
+        source: Any = topic
+        self.intake = Intake(source, nothing, open_gate(), nothing, Metrics(), progress)
         self.intake.decoder = make_decoder(
             "raw",
             columns=MetadataColumns(),

@@ -15,9 +15,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "types errors clock collector durable figures committed sql_words server_keeper",
-        "calls config metrics logs failpoints sql_guard local_server progress registry",
+        "calls config metrics logs failpoints sql_guard local_server progress registry resumption",
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
-        "cells prefect_api terminal_parts cli_options cli_status",
+        "cells prefect_api standstill terminal_parts cli_options cli_status",
         "journal letterbox query tracking terminal cli_frame",
         "maintenance operations replay table_view summary verification",
         "ports",
@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "fleet wiring tasks",
         "companion wiring_letters wiring_shared wiring_table",
         "wiring_fleet",
-        "cli_letter_views cli_maintenance cli_verify tracking_choice",
+        "cli_letter_views cli_maintenance cli_schema cli_verify tracking_choice",
         "cli_dead_letters ingest",
         "flows",
         "cli",

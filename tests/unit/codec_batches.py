@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from k2i_tasks.codecs import Decoder, MetadataColumns, make_decoder
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.types import DecodedBatch, OffsetRange, RawBatch, TopicPartition
 
 COLUMNS = MetadataColumns()
@@ -38,10 +39,16 @@ def decoder_of(
     table: Iterable[tuple[str, pa.DataType] | pa.Field] | None = None,
     *,
     mode: str = "auto-additive",
+    rules: Rules | None = None,
 ) -> Decoder:
     schema = None if table is None else pa.schema(list(table))
     return make_decoder(
-        "json", columns=COLUMNS, table_schema=schema, max_message_bytes=10_000, mode=mode
+        "json",
+        columns=COLUMNS,
+        table_schema=schema,
+        max_message_bytes=10_000,
+        mode=mode,
+        rules=rules,
     )
 
 

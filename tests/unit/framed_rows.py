@@ -14,8 +14,8 @@ import pyarrow as pa
 from k2i_tasks.codecs.base import decoded_whole
 from k2i_tasks.codecs.framed import FramedDecoder
 from k2i_tasks.codecs.frames import MessagePath
-from k2i_tasks.codecs.growth import SchemaLimits
 from k2i_tasks.codecs.payloads import DecodedPayloads, PayloadDecoder, Payloads
+from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.writers import Writers
 from k2i_tasks.errors import DecodeError
 from k2i_tasks.registry import WriterSchema
@@ -65,12 +65,12 @@ def framed(
     table: pa.Schema | None = None,
     *,
     mode: str = "auto-additive",
-    limits: SchemaLimits | None = None,
+    rules: Rules | None = None,
     **options: Any,
 ) -> FramedDecoder:
     writers: Writers[PayloadDecoder] = Writers(known, known.make, **options)  # type: ignore[arg-type]
     return FramedDecoder(
-        "avro", writers, COLUMNS, table, max_message_bytes=1000, mode=mode, limits=limits
+        "avro", writers, COLUMNS, table, max_message_bytes=1000, mode=mode, rules=rules
     )
 
 

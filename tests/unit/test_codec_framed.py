@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from k2i_tasks.codecs.growth import SchemaLimits
+from k2i_tasks.codecs.rules import Rules, SchemaLimits
 from tests.schema_registry import frame
 from tests.unit.codec_batches import COLUMNS, codes, payload
 from tests.unit.framed_rows import Known, decoded, framed, row
@@ -185,7 +185,7 @@ def test_names_that_cannot_be_columns_are_refused_only_where_they_have_a_value()
 
 def test_columns_have_a_bound() -> None:
     known = Known({1: pa.schema([(f"c{n}", LONG) for n in range(6)])})
-    decoder = framed(known, limits=SchemaLimits(columns=5))
+    decoder = framed(known, rules=Rules(limits=SchemaLimits(columns=5)))
     found = decoded(decoder, row(1, c0=1, c4=2), row(1, c5=1))
     assert codes(found) == ["schema.too_many_columns"]
     assert len(payload(found)[0]) == 5

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from k2i_tasks.codecs.json_page import Page
+from k2i_tasks.codecs.wire import RefusedError
 from tests.unit.codec_batches import (
     COLUMNS,
     batch_of,
@@ -181,6 +182,33 @@ def test_one_bad_record_costs_a_few_readings_and_few_exact_decodings(
     assert codes(decoded) == ["json.type_mismatch"]
     assert decoded.table.num_rows == 19_999
     assert read < 1.3 * len(values)
+
+
+@pytest.mark.parametrize("value", ['"1"', '{"x":1}', "[1]", "true"])
+def test_records_that_drift_alike_are_refused_once(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    values: list[bytes | None] = [f'{{"a": {i}, "c":"x"}}'.encode() for i in range(20_000)]
+    decoder = decoder_of()
+    decoder.decode(batch_of(values))
+    for place in range(500, 20_000, 1_000):
+        values[place] = f'{{"a": {value}, "c":"x"}}'.encode()
+    refused = 0
+    whole = Page.read
+
+    def counted(page: Page, start: int, end: int, schema: pa.Schema) -> pa.Table:
+        nonlocal refused
+        try:
+            return whole(page, start, end, schema)
+        except RefusedError:
+            refused += 1
+            raise
+
+    monkeypatch.setattr(Page, "read", counted)
+    decoded = decoder.decode(batch_of(values))
+    assert codes(decoded) == ["json.type_mismatch"] * 20
+    assert [letter.offset for letter in decoded.dead_letters] == list(range(500, 20_000, 1_000))
+    assert refused == 1
 
 
 def test_a_batch_of_nothing_has_the_columns_and_no_rows() -> None:

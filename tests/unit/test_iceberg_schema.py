@@ -8,7 +8,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyiceberg.exceptions import TableAlreadyExistsError
-from pyiceberg.types import DoubleType, LongType, StringType, TimestamptzType
+from pyiceberg.schema import Schema
+from pyiceberg.types import (
+    DoubleType,
+    ListType,
+    LongType,
+    NestedField,
+    StringType,
+    StructType,
+    TimestamptzType,
+)
 
 from k2i_tasks.errors import CommitConflictError, ConfigError, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.catalog import check_catalog, check_store
@@ -328,3 +337,38 @@ def test_a_table_said_to_be_there_that_is_not_is_created_at_the_next_try(
         with pytest.raises(TransientError, match="was not created"):
             create_table(catalog, NAME, schema, config)
     assert create_table(catalog, NAME, schema, config).name() == NAME
+
+
+def test_what_rows_may_lack_is_made_optional_only_where_that_is_allowed(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    catalog = catalog_of(config)
+    inner = StructType(NestedField(4, "m", LongType(), required=True))
+    fields = [
+        NestedField(1, "a", LongType(), required=True),
+        NestedField(2, "b", LongType(), required=True),
+        NestedField(3, "s", inner),
+        NestedField(5, "l", ListType(6, LongType(), element_required=True)),
+    ]
+    catalog.create_namespace_if_not_exists("db")
+    before = ids_of(catalog.create_table(NAME, Schema(*fields)).schema())
+    rows = pa.schema(
+        [
+            ("a", pa.int64()),
+            ("b", pa.int64()),
+            ("s", pa.struct([("m", pa.int64())])),
+            ("l", pa.list_(pa.field("element", pa.int64()))),
+        ]
+    )
+    assert ids_of(evolve(catalog, NAME, rows).schema()) == before
+    schema = evolve(catalog, NAME, rows, may_relax=("a", "s", "l")).schema()
+    assert {name: number for number, name, _ in ids_of(schema)} == {
+        name: number for number, name, _ in before
+    }
+    required = {name for _, name, needed in ids_of(schema) if needed}
+    assert required == {"b"}
+
+
+def ids_of(schema: Schema) -> set[tuple[int, str, bool]]:
+    """Id, name, and whether it is required, of all fields."""
+    names = schema._lazy_id_to_name
+    return {(number, name, schema.find_field(number).required) for number, name in names.items()}

@@ -15,6 +15,7 @@ from k2i_tasks.intake import Intake
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.progress import Progress
 from k2i_tasks.types import DecodedBatch, Health, RawBatch, RunState
+from tests.support import open_gate
 from tests.unit.codec_batches import batch_of, payload
 from tests.unit.framed_rows import Known, framed, row
 
@@ -53,7 +54,8 @@ class Rig:
         self.progress = Progress("t", "t", 1 << 30, SystemClock())
         self.progress.state = RunState.RUNNING
         source: Any = self.source
-        self.intake = Intake(source, None, Metrics(), self.progress)  # type: ignore[arg-type]
+        nothing: Any = None
+        self.intake = Intake(source, nothing, open_gate(), nothing, Metrics(), self.progress)
         self.intake.decoder = framed(known, policy=RetryPolicy(initial_seconds=0.0))
 
     def poll(self) -> list[DecodedBatch]:

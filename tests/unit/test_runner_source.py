@@ -27,7 +27,7 @@ from k2i_tasks.types import (
     TableCommit,
     TopicPartition,
 )
-from tests.support import no_upkeep
+from tests.support import no_upkeep, open_gate
 from tests.unit.codec_batches import decoder_of, records
 
 P0 = TopicPartition("t", 0)
@@ -172,6 +172,7 @@ class Run:
             operations=self.table,  # type: ignore[arg-type]
             decoder_for=lambda schema: decoder_of(schema),
             start_rule=Rule(low, halt=halt),
+            gate=open_gate(),
             tracker_factory=lambda _status, _drain: InlineTracker(),
             meter=Metrics(),
             clock=SystemClock(),

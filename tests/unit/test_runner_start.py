@@ -17,7 +17,7 @@ from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import Settings
 from k2i_tasks.runner import Runner
 from k2i_tasks.types import Offsets, Ranges, RawBatch, Status, TopicPartition
-from tests.support import no_upkeep
+from tests.support import no_upkeep, open_gate
 from tests.unit.codec_batches import batch_of
 
 P0 = TopicPartition("t", 0)
@@ -130,6 +130,7 @@ def run(
             mode="auto-additive",
         ),
         start_rule=FromZero(),
+        gate=open_gate(),
         tracker_factory=lambda _status, _drain: InlineTracker(),
         meter=Metrics(),
         clock=SystemClock(),
