@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from k2i_tasks import secrets
 from k2i_tasks.config import Config
 from k2i_tasks.config.routes import plan
@@ -18,13 +20,14 @@ from k2i_tasks.iceberg.catalog import (
 )
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.fixed import FixedTable, sink_record
+from k2i_tasks.iceberg.letters import Letters, of_topic
 from k2i_tasks.iceberg.positions import PositionColumns
 from k2i_tasks.iceberg.schema import payload_columns
 from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.discovery import TopicNames
 from k2i_tasks.kafka.policy import look_at
 from k2i_tasks.kafka.ranges import RangeReader, reading_settings
-from k2i_tasks.kafka.sent_letters import sent_letters
+from k2i_tasks.kafka.sent_letters import Places, sent_letters
 from k2i_tasks.kafka.source import KafkaSource
 from k2i_tasks.verification.accepted import accepted_gaps
 from k2i_tasks.verification.report import VerifyReport
@@ -118,6 +121,15 @@ def table_report(config: Config) -> dict[str, Any]:
     }
 
 
+def _without(sent: Places, letters: Letters, topic: str) -> Places:
+    """Letters of a topic that are not in the table of letters, which knows what became of them."""
+    chosen = of_topic(topic, letters.chosen("", done=True))
+    kept = {(number, at) for _, number, at in letters.keys(chosen)}
+    pairs = zip(sent[0].tolist(), sent[1].tolist(), strict=True)
+    fresh = np.array([pair not in kept for pair in pairs], np.bool_)
+    return sent[0][fresh], sent[1][fresh]
+
+
 def verify_table(
     config: Config, options: VerifyOptions, progress: Progress = lambda _step, _done, _total: None
 ) -> VerifyReport:
@@ -165,6 +177,8 @@ def verify_table(
             table=rows.name,
             seconds=LOOK_SECONDS,
         )
+        if letters is not None:
+            sent = _without(sent, Letters(letters.table), kafka.topic)
     folder = Path(config.transaction_log.log_dir)
     subject = Subject(
         rows=rows,

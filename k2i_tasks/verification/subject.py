@@ -48,7 +48,7 @@ class Subject:
         keys: names of the table's columns with partition and offset.
         sink, branch: by name.
         accepted: gaps that were accepted.
-        sent: partitions and offsets of letters that are in a topic alone.
+        sent: partitions and offsets of letters that are in a topic, and not in the table of them.
     """
 
     rows: FixedTable

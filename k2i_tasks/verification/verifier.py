@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
-
 from k2i_tasks.codecs.base import Decoder
 from k2i_tasks.kafka.ranges import RangeReader
 from k2i_tasks.types import OffsetRange
@@ -76,23 +74,12 @@ class Verifier:
             unplaced += batch.unplaced
             done += len(batch.offsets)
             progress("positions", done, rows)
-        self._cover_letters(coverage)
-        return coverage, others, unplaced
-
-    def _cover_letters(self, coverage: Coverage) -> None:
-        """Letters in the table; of those in the topic the ones that are not in the table, too."""
-        kept: set[tuple[int, int]] = set()
-        sent = self._subject.sent
         if self._subject.letters is not None:
             for batch in self._subject.letters.positions()[1]:
                 coverage.add_letters(batch.partitions, batch.offsets)
-                if sent is not None:
-                    pairs = zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)
-                    kept.update(pairs)
-        if sent is not None:
-            pairs = zip(sent[0].tolist(), sent[1].tolist(), strict=True)
-            fresh = np.array([pair not in kept for pair in pairs], np.bool_)
-            coverage.add_letters(sent[0][fresh], sent[1][fresh])
+        if self._subject.sent is not None:
+            coverage.add_letters(*self._subject.sent)
+        return coverage, others, unplaced
 
     def _start(self, number: int, coverage: Coverage) -> int:
         """First offset that was ever to be read.
