@@ -25,8 +25,8 @@ from k2i_tasks.cli_options import say, settings
 from k2i_tasks.config import Config, load_config, load_demo, refuse_secrets
 from k2i_tasks.errors import EXIT_CODES, Component, K2IError
 from k2i_tasks.ingest import IngestOptions, bounded_exit, query_command, run_ingest
+from k2i_tasks.status import Status
 from k2i_tasks.tracking_choice import choose_tracking
-from k2i_tasks.types import Status
 
 DATA_DIR = Path("k2i-data")
 #: All is committed and reported by then; what Prefect still does at exit may hang.

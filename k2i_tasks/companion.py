@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from k2i_tasks.status import Status
 from k2i_tasks.tracking.observer import Observer
 from k2i_tasks.tracking.seat import Seat
 from k2i_tasks.tracking.tracker import PrefectTracker
-from k2i_tasks.types import Status
 
 if TYPE_CHECKING:
     from k2i_tasks.prefect_api import Api

@@ -19,7 +19,7 @@ from k2i_tasks.fleet_status import combined
 from k2i_tasks.ports import TrackerFactory
 from k2i_tasks.progress import Progress
 from k2i_tasks.runner import Runner
-from k2i_tasks.types import RunState, Status
+from k2i_tasks.status import RunState, Status
 
 log = logging.getLogger(__name__)
 

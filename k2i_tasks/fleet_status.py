@@ -6,15 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from k2i_tasks.types import (
-    ComponentHealth,
-    ErrorNote,
-    Health,
-    Refusal,
-    RunState,
-    Status,
-    TopicPartition,
-)
+from k2i_tasks.status import ComponentHealth, ErrorNote, Health, Refusal, RunState, Status
+from k2i_tasks.types import TopicPartition
 
 ERRORS_KEPT = 20
 _WORSE = (Health.UNKNOWN, Health.HEALTHY, Health.DEGRADED, Health.UNHEALTHY)

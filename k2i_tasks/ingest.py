@@ -32,10 +32,10 @@ from k2i_tasks.runner import Runner
 from k2i_tasks.serving.http import Binding, HttpServer
 from k2i_tasks.serving.pages import health_server, metrics_server
 from k2i_tasks.sql_words import FORBIDDEN, KEYWORDS
+from k2i_tasks.status import Status
 from k2i_tasks.summary import print_summary
 from k2i_tasks.terminal import can_draw, view_of
 from k2i_tasks.terminal_parts import Links
-from k2i_tasks.types import Status
 
 log = logging.getLogger(__name__)
 

@@ -21,15 +21,8 @@ from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Source
 from k2i_tasks.progress import Progress
 from k2i_tasks.standstill import Gate
-from k2i_tasks.types import (
-    Cause,
-    DeadLetter,
-    DecodedBatch,
-    Origin,
-    Ranges,
-    RawBatch,
-    describe_ranges,
-)
+from k2i_tasks.status import Cause
+from k2i_tasks.types import DeadLetter, DecodedBatch, Origin, Ranges, RawBatch, describe_ranges
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector
 
 from k2i_tasks import __version__
 from k2i_tasks.errors import Component
-from k2i_tasks.types import Job, Offsets, RunState, SealReason, Status, TableCommit
+from k2i_tasks.status import RunState, Status
+from k2i_tasks.types import Job, Offsets, SealReason, TableCommit
 
 FLUSH_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SEAL_TO_COMMIT_BUCKETS_SECONDS = (*FLUSH_BUCKETS_SECONDS, 120.0, 300.0, 600.0)

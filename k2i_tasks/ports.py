@@ -12,16 +12,8 @@ from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.errors import K2IError
 from k2i_tasks.iceberg.state import SinkState
-from k2i_tasks.types import (
-    DecodedBatch,
-    ErrorNote,
-    Offsets,
-    Ranges,
-    RawBatch,
-    Status,
-    TableCommit,
-    TopicPartition,
-)
+from k2i_tasks.status import ErrorNote, Status
+from k2i_tasks.types import DecodedBatch, Offsets, Ranges, RawBatch, TableCommit, TopicPartition
 
 
 class Topic(Protocol):

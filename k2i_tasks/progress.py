@@ -8,20 +8,17 @@ from collections.abc import Sequence
 
 from k2i_tasks.clock import Clock
 from k2i_tasks.errors import health_component_of
-from k2i_tasks.types import (
+from k2i_tasks.status import (
     Cause,
     ComponentHealth,
-    DeadLetter,
     ErrorNote,
     Health,
-    Offsets,
     Refusal,
     RunState,
     Standstill,
     Status,
-    TableCommit,
-    TopicPartition,
 )
+from k2i_tasks.types import DeadLetter, Offsets, TableCommit, TopicPartition
 
 #: Errors younger than this make their component degraded, in seconds.
 RECENT_SECONDS = 30.0

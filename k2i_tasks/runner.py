@@ -45,8 +45,9 @@ from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Meter, Settings, Source, StartRule, TrackerFactory
 from k2i_tasks.progress import Progress
 from k2i_tasks.standstill import Gate
+from k2i_tasks.status import RunState, Status
 from k2i_tasks.takeover import Share, Takeover
-from k2i_tasks.types import DecodedBatch, RunState, Status
+from k2i_tasks.types import DecodedBatch
 from k2i_tasks.underway import Underway
 from k2i_tasks.upkeep import UpkeepFactory
 
@@ -324,7 +325,6 @@ class Runner:
         self.buffer.append(decoded)
         arrival = Arrival(decoded.records, decoded.nbytes, decoded.ranges)
         self._perform(self._engine.arrived(arrival, self._clock.monotonic()))
-        self._show_buffer()
 
     def _drain(self, now: float) -> None:
         if self._drain_deadline is None:
@@ -375,7 +375,8 @@ class Runner:
                     if self._error is not None and error is not None:
                         log.error("%s", error)
                     self._error = self._error or error
-        self._show_buffer()
+        engine = self._engine
+        self.progress.holds(engine.used_rows, engine.used_bytes, engine.batches_in_flight)
 
     def _take_outcomes(self, now: float) -> None:
         for call, batch_id in self._underway.over():
@@ -396,7 +397,3 @@ class Runner:
         self._meter.on_commit(commit, waited)
         self.progress.landed(commit, waited)
         self._upkeep.committed()
-
-    def _show_buffer(self) -> None:
-        now = self._engine
-        self.progress.buffered(now.used_rows, now.used_bytes, now.batches_in_flight)

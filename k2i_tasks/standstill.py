@@ -11,7 +11,8 @@ from k2i_tasks.clock import Clock
 from k2i_tasks.codecs.conflicts import Conflicts, Policy
 from k2i_tasks.errors import SchemaConflictError
 from k2i_tasks.resumption import Order, take_order
-from k2i_tasks.types import Cause, DeadLetter, Standstill
+from k2i_tasks.status import Cause, Standstill
+from k2i_tasks.types import DeadLetter
 
 log = logging.getLogger(__name__)
 

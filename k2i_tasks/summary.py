@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from k2i_tasks.figures import count, duration
+from k2i_tasks.status import RunState, Status
 from k2i_tasks.terminal import can_draw
 from k2i_tasks.terminal_parts import ACCENT, LABEL, clean, route
-from k2i_tasks.types import RunState, Status
 
 
 class Percentiles(Protocol):

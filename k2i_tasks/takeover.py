@@ -19,7 +19,8 @@ from k2i_tasks.intake import Intake
 from k2i_tasks.operations import Operations
 from k2i_tasks.ports import Decoder, Settings, Source, StartRule, Topic
 from k2i_tasks.progress import Progress
-from k2i_tasks.types import DecodedBatch, Offsets, Origin, RunState, TopicPartition
+from k2i_tasks.status import RunState
+from k2i_tasks.types import DecodedBatch, Offsets, Origin, TopicPartition
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from k2i_tasks import terminal_parts as parts
 from k2i_tasks.figures import short_count, size
+from k2i_tasks.status import Status
 from k2i_tasks.terminal_parts import Links, Seen
-from k2i_tasks.types import Status
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from k2i_tasks.figures import count, curve, duration, short_count, size
 from k2i_tasks.logs import one_line, redact
-from k2i_tasks.types import ErrorNote, RunState, Status, TableCommit, TopicPartition
+from k2i_tasks.status import ErrorNote, RunState, Status
+from k2i_tasks.types import TableCommit, TopicPartition
 
 PARTITIONS_SHOWN_MAX = 16
 COMMITS_KEPT = 8

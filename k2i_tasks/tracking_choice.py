@@ -11,7 +11,7 @@ from k2i_tasks.calls import InlineTracker, Tracker
 from k2i_tasks.companion import Adopted, Companion, ShowOptions
 from k2i_tasks.config import Config
 from k2i_tasks.local_server import LocalServer
-from k2i_tasks.types import Status
+from k2i_tasks.status import Status
 
 #: Topics that a name tells of.
 NAMES_SHOWN_MAX = 3

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from k2i_tasks.kafka.state import TopicState
-from k2i_tasks.types import ErrorNote, OffsetRange, Offsets, Ranges, RawBatch, TopicPartition
+from k2i_tasks.status import ErrorNote
+from k2i_tasks.types import OffsetRange, Offsets, Ranges, RawBatch, TopicPartition
 
 if TYPE_CHECKING:
     from k2i_tasks.kafka.fan import Fan

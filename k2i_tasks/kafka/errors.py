@@ -21,7 +21,7 @@ from k2i_tasks.errors import (
     ServiceError,
     TransientError,
 )
-from k2i_tasks.types import ErrorNote
+from k2i_tasks.status import ErrorNote
 
 log = logging.getLogger(__name__)
 

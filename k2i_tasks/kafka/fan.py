@@ -25,7 +25,8 @@ from k2i_tasks.kafka.branch import Branch
 from k2i_tasks.kafka.feeds import Feed, Gap
 from k2i_tasks.kafka.places import Places
 from k2i_tasks.kafka.state import TopicState
-from k2i_tasks.types import ErrorNote, Offsets, Ranges, RawBatch, TopicPartition
+from k2i_tasks.status import ErrorNote
+from k2i_tasks.types import Offsets, Ranges, RawBatch, TopicPartition
 
 log = logging.getLogger(__name__)
 

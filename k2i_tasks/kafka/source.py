@@ -25,7 +25,8 @@ from k2i_tasks.kafka.metadata import inspect_topic
 from k2i_tasks.kafka.positions import Positions
 from k2i_tasks.kafka.state import TopicState
 from k2i_tasks.kafka.watch import TopicWatch
-from k2i_tasks.types import ErrorNote, OffsetRange, Offsets, Ranges, RawBatch, TopicPartition
+from k2i_tasks.status import ErrorNote
+from k2i_tasks.types import OffsetRange, Offsets, Ranges, RawBatch, TopicPartition
 
 log = logging.getLogger(__name__)
 

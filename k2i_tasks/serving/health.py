@@ -6,16 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from k2i_tasks import __version__
-from k2i_tasks.types import (
-    ComponentHealth,
-    ErrorNote,
-    Health,
-    RunState,
-    Standstill,
-    Status,
-    TableCommit,
-    describe_ranges,
-)
+from k2i_tasks.status import ComponentHealth, ErrorNote, Health, RunState, Standstill, Status
+from k2i_tasks.types import TableCommit, describe_ranges
 
 #: Always reported, in this order; others follow.
 COMPONENTS = ("kafka", "buffer", "iceberg", "catalog", "txlog", "schema")

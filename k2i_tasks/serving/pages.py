@@ -13,7 +13,7 @@ from k2i_tasks.serving.health import (
     starting_report,
 )
 from k2i_tasks.serving.http import Binding, HttpServer
-from k2i_tasks.types import Health, Status
+from k2i_tasks.status import Health, Status
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from k2i_tasks.errors import TransientError
+from k2i_tasks.status import Status
 from k2i_tasks.tracking.report import (
     Stretch,
     Tally,
@@ -20,7 +21,6 @@ from k2i_tasks.tracking.report import (
     refusals_markdown,
 )
 from k2i_tasks.tracking.seat import Seat
-from k2i_tasks.types import Status
 
 if TYPE_CHECKING:
     from k2i_tasks.prefect_api import Api

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from k2i_tasks.types import Status
+from k2i_tasks.status import Status
 
 SAMPLES_MAX = 2000
 PARTITIONS_SHOWN_MAX = 64

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from k2i_tasks.calls import Call, Lanes, RetryPolicy, Tracker
-from k2i_tasks.types import RunState, Status
+from k2i_tasks.status import RunState, Status
 
 QUICK = RetryPolicy(initial_seconds=0.05, max_wait_seconds=0.2, budget_seconds=20.0)
 

@@ -14,7 +14,7 @@ import pytest
 from k2i_tasks.calls import Call, RetryPolicy
 from k2i_tasks.companion import Companion, ShowOptions
 from k2i_tasks.errors import IntegrityError, TransientError
-from k2i_tasks.types import Refusal
+from k2i_tasks.status import Refusal
 from tests.flows.rig import QUICK, Rig, status, wait_until
 
 pytestmark = pytest.mark.usefixtures("prefect_api_url")

@@ -39,6 +39,10 @@ LISTS: dict[str, st.SearchStrategy[Any]] = {
         ),
         max_size=2,
     ),
+    "routing.topics": st.lists(st.sampled_from(["a", "b.c"]), max_size=2),
+    "routing.tables": st.lists(
+        st.just({"topic": "a.*", "settings": {"kafka": {"format": {"type": "raw"}}}}), max_size=1
+    ),
     "iceberg.sort_order": st.lists(st.just({"source_field": "a", "direction": "desc"}), max_size=1),
 }
 TABLES = st.dictionaries(st.sampled_from(["a.b", "x-y"]), st.text("ab1", max_size=3), max_size=2)

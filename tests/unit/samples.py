@@ -5,16 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from k2i_tasks.types import (
-    ComponentHealth,
-    ErrorNote,
-    Health,
-    OffsetRange,
-    RunState,
-    Status,
-    TableCommit,
-    TopicPartition,
-)
+from k2i_tasks.status import ComponentHealth, ErrorNote, Health, RunState, Status
+from k2i_tasks.types import OffsetRange, TableCommit, TopicPartition
 
 NOW = 1_760_000_000.0
 HEALTHY_COMPONENTS = {

@@ -17,7 +17,8 @@ from k2i_tasks.metrics import Metrics
 from k2i_tasks.progress import Progress
 from k2i_tasks.resumption import Order, send_order
 from k2i_tasks.standstill import Gate
-from k2i_tasks.types import DecodedBatch, RawBatch, RunState
+from k2i_tasks.status import RunState
+from k2i_tasks.types import DecodedBatch, RawBatch
 from tests.unit.codec_batches import codes, decoder_of, payload
 
 TABLE = (("n", pa.int64()),)

@@ -18,7 +18,7 @@ from k2i_tasks import __version__, cli
 from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
 from k2i_tasks.serving.http import Binding, HttpServer
 from k2i_tasks.serving.pages import health_server
-from k2i_tasks.types import Health, RunState, Status
+from k2i_tasks.status import Health, RunState, Status
 from tests.unit.samples import sample_status, troubled_status
 
 GOOD = """

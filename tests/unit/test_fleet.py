@@ -17,14 +17,8 @@ from k2i_tasks.fleet import Fleet
 from k2i_tasks.fleet_status import combined
 from k2i_tasks.progress import Progress
 from k2i_tasks.serving.health import health_report, not_ready_because, overall_health
-from k2i_tasks.types import (
-    ComponentHealth,
-    Health,
-    Refusal,
-    RunState,
-    Status,
-    TopicPartition,
-)
+from k2i_tasks.status import ComponentHealth, Health, Refusal, RunState, Status
+from k2i_tasks.types import TopicPartition
 from tests.unit.samples import sample_status
 from tests.unit.test_routing import config_of
 

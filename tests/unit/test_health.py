@@ -19,7 +19,8 @@ from k2i_tasks.serving.connection import Page, host_is_local
 from k2i_tasks.serving.health import health_report, not_ready_because
 from k2i_tasks.serving.http import Binding, HttpServer
 from k2i_tasks.serving.pages import health_routes, health_server, metrics_server
-from k2i_tasks.types import ComponentHealth, Health, RunState, Status, TopicPartition
+from k2i_tasks.status import ComponentHealth, Health, RunState, Status
+from k2i_tasks.types import TopicPartition
 from tests.unit.samples import HEALTHY_COMPONENTS, sample_status, troubled_status
 
 K2I_COMPONENTS = ["kafka", "buffer", "iceberg", "catalog", "txlog", "schema"]

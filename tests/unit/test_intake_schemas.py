@@ -14,7 +14,8 @@ from k2i_tasks.errors import Component, ServiceError, TransientError
 from k2i_tasks.intake import Intake
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.progress import Progress
-from k2i_tasks.types import DecodedBatch, Health, RawBatch, RunState
+from k2i_tasks.status import Health, RunState
+from k2i_tasks.types import DecodedBatch, RawBatch
 from tests.support import open_gate
 from tests.unit.codec_batches import batch_of, payload
 from tests.unit.framed_rows import Known, framed, row

@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from k2i_tasks.metrics import Durations, Metrics
-from k2i_tasks.types import RunState, Status
+from k2i_tasks.status import RunState, Status
 from tests.unit.samples import sample_commit, sample_status
 
 K2I_NAMES = {

@@ -20,8 +20,9 @@ from k2i_tasks.errors import (
     health_component_of,
 )
 from k2i_tasks.progress import Progress
+from k2i_tasks.status import Health, RunState
 from k2i_tasks.tracking.report import refusals_markdown
-from k2i_tasks.types import DeadLetter, Health, RunState
+from k2i_tasks.types import DeadLetter
 
 ICEBERG = Component.ICEBERG
 

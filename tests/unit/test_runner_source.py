@@ -17,12 +17,12 @@ from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import Settings
 from k2i_tasks.runner import Runner
+from k2i_tasks.status import RunState
 from k2i_tasks.types import (
     OffsetRange,
     Offsets,
     Ranges,
     RawBatch,
-    RunState,
     SealedBatch,
     TableCommit,
     TopicPartition,

@@ -16,7 +16,8 @@ from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import Settings
 from k2i_tasks.runner import Runner
-from k2i_tasks.types import Offsets, Ranges, RawBatch, Status, TopicPartition
+from k2i_tasks.status import Status
+from k2i_tasks.types import Offsets, Ranges, RawBatch, TopicPartition
 from tests.support import no_upkeep, open_gate
 from tests.unit.codec_batches import batch_of
 

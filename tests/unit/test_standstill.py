@@ -13,7 +13,8 @@ from k2i_tasks.codecs.conflicts import Policy
 from k2i_tasks.errors import SchemaConflictError
 from k2i_tasks.resumption import FILE_NAME, take_order
 from k2i_tasks.serving.health import health_report, not_ready_because
-from k2i_tasks.types import Health, RawBatch, RunState
+from k2i_tasks.status import Health, RunState
+from k2i_tasks.types import RawBatch
 from tests.unit.codec_batches import batch_of
 from tests.unit.standstill_rig import Rig
 

@@ -8,7 +8,8 @@ import pytest
 
 from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.errors import Component, IntegrityError
-from k2i_tasks.types import ErrorNote, Offsets, RawBatch, RunState, Status, TopicPartition
+from k2i_tasks.status import ErrorNote, RunState, Status
+from k2i_tasks.types import Offsets, RawBatch, TopicPartition
 from tests.unit.codec_batches import records
 from tests.unit.test_runner_start import P0, OneBatch, run
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from k2i_tasks import figures
 from k2i_tasks.fleet_status import combined
 from k2i_tasks.metrics import Durations
+from k2i_tasks.status import ErrorNote, RunState, Status
 from k2i_tasks.summary import print_summary, summary_panel, summary_rows
 from k2i_tasks.terminal import (
     Links,
@@ -27,7 +28,6 @@ from k2i_tasks.terminal import (
     view_of,
 )
 from k2i_tasks.terminal_parts import Seen
-from k2i_tasks.types import ErrorNote, RunState, Status
 from tests.unit.samples import NOW, sample_commit, sample_status, troubled_status
 
 LINKS = Links("http://127.0.0.1:4200", "http://127.0.0.1:8080", "http://127.0.0.1:9090")

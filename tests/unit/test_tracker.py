@@ -14,11 +14,11 @@ import pytest
 
 from k2i_tasks.calls import Call, RetryPolicy
 from k2i_tasks.companion import Companion, ShowOptions
+from k2i_tasks.status import RunState
 from k2i_tasks.tracking.performance import Link, Performance
 from k2i_tasks.tracking.report import Tally, artifact_key, quantile
 from k2i_tasks.tracking.seat import Seat
 from k2i_tasks.tracking.tracker import THREADS_MAX, PrefectTracker
-from k2i_tasks.types import RunState
 from tests.unit.samples import sample_status
 
 POLICY = RetryPolicy(0.01, 0.05, 5.0)
