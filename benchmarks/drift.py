@@ -85,7 +85,8 @@ def _stage(
     decoder = decoder_of(rules=Rules(conflicts=Conflicts(policy)))
     raw = batch_of(values)
     # The columns are those of clean records, as in a table that is there.
-    known: pa.Schema = decoder.decode(batch_of(good)).table.schema
+    decoder.decode(batch_of(good))
+    known: pa.Schema = decoder.decode(raw).table.schema
     config = config_at(folder)
     folder.mkdir()
     writer = DataFileWriter(create_table(catalog_of(config), NAME, known, config), config)
