@@ -65,8 +65,8 @@ def run(chosen: argparse.Namespace) -> int:
             place = start + dice.randrange(ONE_IN)
             values[place] = spoil(event(place))
         with tempfile.TemporaryDirectory() as folder:
-            clean = _stage(Path(folder, "clean"), policy, good)
-            spoilt = _stage(Path(folder, "spoilt"), policy, values)
+            clean = _stage(Path(folder, "clean"), policy, good, good)
+            spoilt = _stage(Path(folder, "spoilt"), policy, good, values)
             turns = [(clean(), spoilt()) for _ in range(chosen.turns)]
         first, second = zip(*turns, strict=True)
         ratio = min(second) / min(first)
@@ -78,10 +78,14 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _stage(folder: Path, policy: Policy, values: list[bytes | None]) -> Callable[[], float]:
+def _stage(
+    folder: Path, policy: Policy, good: list[bytes | None], values: list[bytes | None]
+) -> Callable[[], float]:
     """Decodes and writes these records once a call; CPU in microseconds a record."""
     decoder = decoder_of(rules=Rules(conflicts=Conflicts(policy)))
     raw = batch_of(values)
+    # The columns are those of clean records, as in a table that is there.
+    decoder.decode(batch_of(good))
     known: pa.Schema = decoder.decode(raw).table.schema
     config = config_at(folder)
     folder.mkdir()

@@ -46,6 +46,8 @@ from k2i_tasks.errors import ConflictError, DecodeError, SchemaConflictError
 
 #: Documents that are looked at when columns are created.
 SAMPLE_RECORDS = 1000
+#: The same for each of several new members of one document, at least.
+SAMPLE_RECORDS_MIN = 50
 #: Places that will never be a column are remembered, so that each is tried once.
 HOPELESS_MAX = 10_000
 
@@ -211,8 +213,12 @@ class LearnedColumns:
         fresh = [item for item in unlisted if item.path not in self._hopeless]
         if not fresh or (self._full() and not any(item.known for item in fresh)):
             return False
-        needle = json.dumps(fresh[0].name, ensure_ascii=False).encode()
-        others = self._documents(page.containing(needle, SAMPLE_RECORDS))
+        names = dict.fromkeys(item.name for item in fresh)
+        most = max(SAMPLE_RECORDS // len(names), SAMPLE_RECORDS_MIN)
+        others: list[dict[str, Any]] = []
+        for name in list(names)[: SAMPLE_RECORDS // most]:
+            needle = json.dumps(name, ensure_ascii=False).encode()
+            others += self._documents(page.containing(needle, most))
         shape = _shape([*others, document])
         if self._grow(shape):
             return True
