@@ -133,10 +133,6 @@ class Progress:
         self.buffer_rows, self.buffer_bytes = rows, nbytes
         self.batches_in_flight = batches_in_flight
 
-    def holds(self, rows: int, nbytes: int, batches: int) -> None:
-        """So much is buffered and in flight, and so many batches are in flight."""
-        self.buffer_rows, self.buffer_bytes, self.batches_in_flight = rows, nbytes, batches
-
     def pause(self) -> None:
         """The buffer is full."""
         self.paused = True

@@ -376,7 +376,7 @@ class Runner:
                         log.error("%s", error)
                     self._error = self._error or error
         engine = self._engine
-        self.progress.holds(engine.used_rows, engine.used_bytes, engine.batches_in_flight)
+        self.progress.buffered(engine.used_rows, engine.used_bytes, engine.batches_in_flight)
 
     def _take_outcomes(self, now: float) -> None:
         for call, batch_id in self._underway.over():

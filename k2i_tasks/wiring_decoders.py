@@ -109,6 +109,7 @@ class Decoders:
             mode=mode,
             rules=rules,
             unknown_seconds=float(self._config.kafka.format.cache_ttl_seconds),
+            truncates=self._config.kafka.format.nanoseconds == "truncate",
         )
         if subject is not None:
             _look_ahead(kind, decoder, self._schemas, subject, message_type)

@@ -30,13 +30,14 @@ class ProtobufDecoder:
 
     Args:
         kind: the type.
+        truncates: whether nanoseconds of timestamps are cut off, and not refused.
 
     Raises:
         DecodeError: `schema.invalid`, it is too large.
     """
 
-    def __init__(self, kind: Descriptor) -> None:
-        self._reader = reader_of(kind)
+    def __init__(self, kind: Descriptor, *, truncates: bool = False) -> None:
+        self._reader = reader_of(kind, truncates=truncates)
         if isinstance(self._reader, StructReader):
             self._schema = pa.schema(list(self._reader.type))
         else:
@@ -51,7 +52,7 @@ class ProtobufDecoder:
         """One row or one error for each payload; never raises for a bad payload. Does not block.
 
         The codes of errors are protobuf.truncated, .number, .tag, .wire_type, .group, .encoding,
-        .range, .items, .message and .json.
+        .range, .nanoseconds, .items, .message and .json.
         """
         return decode_in_chunks(payloads, self._schema, self._decode)
 

@@ -41,7 +41,7 @@ _TIMESTAMP = "google.protobuf.Timestamp"
 _MESSAGES = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_GROUP)
 
 
-def reader_of(kind: Descriptor) -> StructReader | EmptyReader:
+def reader_of(kind: Descriptor, *, truncates: bool = False) -> StructReader | EmptyReader:
     """What reads messages of a type, each of them a row.
 
     - Numbers and booleans are what they are called; uint32 and fixed32 are a long, uint64 and
@@ -55,10 +55,14 @@ def reader_of(kind: Descriptor) -> StructReader | EmptyReader:
     - An absent field is the type's default where the schema does not tell absence from it, an empty
       list or map, and null otherwise.
 
+    Args:
+        kind: the type.
+        truncates: whether nanoseconds of timestamps are cut off, and not refused.
+
     Raises:
         DecodeError: `schema.invalid`, it has more than `MAX_FIELDS` fields.
     """
-    builder = _Builder()
+    builder = _Builder(truncates)
     return builder.struct(kind, "", ()) if kind.fields else EmptyReader()
 
 
@@ -109,7 +113,8 @@ def _is_entry(kind: Descriptor) -> bool:
 class _Builder:
     """Builds readers; counts the fields."""
 
-    def __init__(self) -> None:
+    def __init__(self, truncates: bool) -> None:
+        self._truncates = truncates
         self._count = 0
 
     def struct(
@@ -177,5 +182,5 @@ class _Builder:
             return EmptyReader()
         inner = self.struct(kind, where, inside, explicit=not (known and name in _WRAPPERS))
         if known and name == _TIMESTAMP:
-            return TimestampReader(inner, where)
+            return TimestampReader(inner, where, truncates=self._truncates)
         return WrapperReader(inner) if known and name in _WRAPPERS else inner

@@ -51,19 +51,21 @@ class WrapperReader:
 
 
 class TimestampReader:
-    """`google.protobuf.Timestamp`, in microseconds; what they cannot hold is refused, never cut.
+    """`google.protobuf.Timestamp`, in microseconds.
 
     Args:
         inner: reads it as a struct of seconds and nanoseconds.
         where: dotted path of the field, for errors.
+        truncates: whether nanoseconds are cut off, and not refused.
     """
 
     type = pa.timestamp("us", "UTC")
     cells = 1
 
-    def __init__(self, inner: StructReader, where: str) -> None:
+    def __init__(self, inner: StructReader, where: str, *, truncates: bool) -> None:
         self._inner = inner
         self._where = where
+        self._truncates = truncates
 
     def read(self, span: Span, pieces: Pieces, present: Mask | None) -> pa.Array:
         columns = self._inner.columns(span, pieces)
@@ -73,8 +75,12 @@ class TimestampReader:
         bad |= (nanos < 0) | (nanos >= _SECOND_NANOS)
         what = f"Field {self._where!r} is a time outside years 1 to 9999, or has no valid nanos."
         span.refuse_value(np.flatnonzero(bad), "protobuf.range", what)
-        what = f"Field {self._where!r} has nanoseconds, which a column of microseconds cannot hold."
-        span.refuse_value(np.flatnonzero(rest), "protobuf.range", what)
+        if not self._truncates:
+            what = (
+                f"Field {self._where!r} has nanoseconds, which a column of microseconds cannot "
+                'hold (kafka.format.nanoseconds = "truncate" cuts them off).'
+            )
+            span.refuse_value(np.flatnonzero(rest), "protobuf.nanoseconds", what)
         times = np.where(bad, 0, seconds) * 1_000_000 + micros
         return with_nulls(fixed_width(times, self.type), _everywhere(span, present))
 

@@ -6,6 +6,7 @@ Modules of a format are imported with its first schema: not everybody needs them
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -34,15 +35,20 @@ def registered_decoder(
     mode: str,
     rules: Rules,
     unknown_seconds: float,
+    truncates: bool = False,
 ) -> RegisteredDecoder:
     """The decoder of a format of `MAKERS`.
 
     Args:
         schemas: the registry's.
         unknown_seconds: how long the registry's "not known" is believed.
+        truncates: whether nanoseconds of Protobuf timestamps are cut off, and not refused.
         columns, table_schema, max_message_bytes, mode, rules: as for `make_decoder`.
     """
-    writers: Writers[Any] = Writers(schemas, MAKERS[format], unknown_seconds=unknown_seconds)
+    make = MAKERS[format]
+    if format == "protobuf":
+        make = partial(_protobuf, truncates=truncates)
+    writers: Writers[Any] = Writers(schemas, make, unknown_seconds=unknown_seconds)
     if format == "jsonschema":
         return FramedJsonDecoder(
             writers,
@@ -89,7 +95,9 @@ def _avro(schema: WriterSchema, path: MessagePath) -> PayloadDecoder:
     return AvroDecoder(_text(schema, "AVRO"), schema.references)
 
 
-def _protobuf(schema: WriterSchema, which: MessagePath | str) -> PayloadDecoder:
+def _protobuf(
+    schema: WriterSchema, which: MessagePath | str, *, truncates: bool = False
+) -> PayloadDecoder:
     """The decoder of a message type, by its path or full name."""
     from k2i_tasks.codecs.protobuf import ProtobufDecoder
     from k2i_tasks.codecs.protobuf_compile import compile_schema
@@ -97,7 +105,7 @@ def _protobuf(schema: WriterSchema, which: MessagePath | str) -> PayloadDecoder:
 
     file = compile_schema(_text(schema, "PROTOBUF"), schema.references)
     kind = message_named(file, which) if isinstance(which, str) else message_at(file, which)
-    return ProtobufDecoder(kind)
+    return ProtobufDecoder(kind, truncates=truncates)
 
 
 def _text(schema: WriterSchema, kind: str) -> str:

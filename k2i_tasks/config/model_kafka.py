@@ -227,6 +227,13 @@ class KafkaFormat(Section):
         "columns",
         native=True,
     )
+    nanoseconds: Annotated[Literal["dead-letter", "truncate"], AnyCaseLower] = setting(
+        "For Protobuf: what becomes of a timestamp with more digits than the microseconds that a "
+        "column holds, as Go's clients write them: its record is a dead letter, or they are cut "
+        "off.",
+        "dead-letter",
+        native=True,
+    )
     latest_on_startup: Flag = setting(
         "Fetch the subject's latest schema at the start, so that its columns are there before the "
         "first record.",

@@ -273,8 +273,15 @@ def test_timestamps_are_exact_and_what_microseconds_cannot_hold_is_refused() -> 
     rows = kind.rows(*(payload(seconds, nanos) for seconds, nanos, _ in edges), b"")
     assert [row["t"] for row in rows] == [*(edge for _, _, edge in edges), None]
     seconds = (-62_135_596_801, 253_402_300_800, 2**63 - 1)
-    for outside in (*((one, 0) for one in seconds), (0, 1), (0, -1000), (0, 10**9)):
+    for outside in (*((one, 0) for one in seconds), (0, -1000), (0, 10**9)):
         assert kind.code(payload(*outside)) == "protobuf.range"
+    assert kind.code(payload(0, 1)) == "protobuf.nanoseconds"
+    # Cut off if the operator says so, towards the past.
+    kind.decoder = ProtobufDecoder(kind.make.DESCRIPTOR, truncates=True)
+    moments = [(-1, 999_999_999), (0, 1_999), (253_402_300_799, 999_999_999)]
+    rows = kind.rows(*(payload(*moment) for moment in moments))
+    assert [row["t"].microsecond for row in rows] == [999_999, 1, 999_999]
+    assert kind.code(payload(0, 10**9)) == "protobuf.range"
 
 
 def test_structs_and_messages_in_themselves_are_json(plain: Type) -> None:
