@@ -116,11 +116,6 @@ class Operations:
         return self._committer.epoch
 
     @property
-    def shared(self) -> bool:
-        """Whether the members of a consumer group share the table."""
-        return self._config.kafka.assignment == "group"
-
-    @property
     def wal_bytes(self) -> int:
         return self._journal.log.size_bytes
 
@@ -224,7 +219,7 @@ class Operations:
         self._must_not_be_behind(state.offsets)
         self._staged.clear()
         self._written.clear()
-        mine = self._committer.claimed if self.shared else None
+        mine = self._committer.claimed if self._config.kafka.assignment == "group" else None
         landed = frozenset(state.batches)
         left = [
             batch if batch.batch_id in landed else self._committable(batch)

@@ -103,6 +103,9 @@ class Settings:
         connect_seconds: longest wait for the broker at the start.
         rebalance_seconds: in a group, longest wait for partitions after losing some to another
             member.
+        decides_anew: whether the first records are read again by the columns of the table that
+            they made: another member of the group may have made it from others, or some columns
+            are required.
     """
 
     limits: Limits
@@ -111,6 +114,7 @@ class Settings:
     records_max: int | None = None
     connect_seconds: float = 15.0
     rebalance_seconds: float = 60.0
+    decides_anew: bool = False
 
     def late(self, rows: int) -> K2IError:
         """The error of a drain that took too long, with so many rows not committed."""

@@ -176,8 +176,7 @@ class Takeover:
         known = records[-1] if records else self._intake.no_records(_origin(topic))
         schema = known.table.schema
         state = self._retried("create the table", lambda: self._operations.create(schema))
-        if self._operations.shared:
-            # Another member may have made it, from other records: read again, by its columns.
+        if self._settings.decides_anew:
             self._progress.forget_records()
             return None
         recovered = self._take_over(state, offsets, start.keys(), topic)

@@ -205,6 +205,7 @@ def _settings(config: Config, records_max: int | None) -> Settings:
         records_max=records_max,
         # A member that the group has dropped hears of it with its next poll.
         rebalance_seconds=config.kafka.session_timeout_ms / 1000 + 30.0,
+        decides_anew=config.kafka.assignment == "group" or bool(config.iceberg.identifier_fields),
     )
 
 

@@ -163,6 +163,13 @@ def _table(iceberg: Iceberg, keys: KafkaKeyFormat, overflow: str) -> Iterator[Pr
             yield f"{where}.name", "is the name of an earlier field"
         names |= {part.name} if part.name is not None else set()
     columns = iceberg.metadata_columns
+    unsure = {columns.timestamp, columns.key, columns.headers} - {""}
+    for index, name in enumerate(iceberg.identifier_fields):
+        where = f"iceberg.identifier_fields.{index}"
+        if name in unsure:
+            yield where, f"must not be {name}, which may be null"
+        if name in iceberg.identifier_fields[:index]:
+            yield where, "repeats an earlier one"
     taken: dict[str, str] = {}
     for key in type(columns).model_fields:
         # As readers take names: without regard to case.
@@ -187,6 +194,8 @@ def _dead_letters(config: Config) -> Iterator[Problem]:
 
 
 def _process(config: Config) -> Iterator[Problem]:
+    if config.iceberg.identifier_fields and config.schema_evolution.mode == "permissive":
+        yield "schema_evolution.mode", "must not be permissive with iceberg.identifier_fields"
     buffer, monitoring = config.buffer, config.monitoring
     if buffer.flush_size_mb is not None and buffer.flush_size_mb > buffer.max_size_mb:
         yield "buffer.flush_size_mb", "must not be more than buffer.max_size_mb"

@@ -171,6 +171,13 @@ class Iceberg(Section):
     sort_order: tuple[SortField, ...] = setting(
         "Sort order of the rows within a file.", (), native=True, max_length=32
     )
+    identifier_fields: tuple[Column, ...] = setting(
+        "Columns that tell the rows of a table that we create apart, for engines that merge by "
+        "them. They are required: a record without a value in one is a dead letter.",
+        (),
+        native=True,
+        max_length=32,
+    )
     properties: TableProperties = setting(
         "Properties of a table that we create.", {}, native=True, max_length=100
     )

@@ -175,8 +175,7 @@ def _without(rows: pa.Table, present: set[tuple[str, int, int]]) -> pa.Table:
 
 
 def _plain(config: Config, table_name: str) -> Config:
-    """The same catalog and files, without the main table's partitions and sort order."""
-    iceberg = config.iceberg.model_copy(
-        update={"partition_spec": (), "sort_order": (), "table_name": table_name}
-    )
+    """The same catalog and files, without what the main table's columns are meant for."""
+    none: dict[str, object] = {"partition_spec": (), "sort_order": (), "identifier_fields": ()}
+    iceberg = config.iceberg.model_copy(update={**none, "table_name": table_name})
     return config.model_copy(update={"iceberg": iceberg})

@@ -40,7 +40,7 @@ from k2i_tasks.iceberg.difference import Difference, Path, difference
 from k2i_tasks.iceberg.errors import commit_outcome, translated
 from k2i_tasks.iceberg.files import local_path
 from k2i_tasks.iceberg.names import checked_identifier, must_be_inside
-from k2i_tasks.iceberg.spec import partition_spec, sort_order
+from k2i_tasks.iceberg.spec import partition_spec, sort_order, with_identifiers
 from k2i_tasks.iceberg.store import warehouse_location
 
 log = logging.getLogger(__name__)
@@ -131,16 +131,16 @@ def create_table(
         catalog: guarded catalog.
         identifier: namespace parts and table name.
         schema: of the rows, Kafka's columns included.
-        config: partition spec, sort order, properties, compression, location.
+        config: identifier fields, partition spec, sort order, properties, compression, location.
 
     Raises:
-        ConfigError: a spec field that the schema lacks, or a transform that its type does not take.
+        ConfigError: a field of these that the schema lacks, or whose type does not suit.
         ServiceError: refused by the catalog or the store.
         TransientError: catalog or store away.
     """
     iceberg = config.iceberg
     name = ".".join(checked_identifier(identifier))
-    wanted = iceberg_schema(schema)
+    wanted = with_identifiers(iceberg_schema(schema), iceberg)
     spec = partition_spec(wanted, iceberg)
     order = sort_order(wanted, iceberg)
     codec = "uncompressed" if iceberg.compression == "none" else iceberg.compression

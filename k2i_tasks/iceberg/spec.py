@@ -11,7 +11,7 @@ from pyiceberg.partitioning import PARTITION_FIELD_ID_START, PartitionField, Par
 from pyiceberg.schema import Schema
 from pyiceberg.table.sorting import NullOrder, SortDirection, SortField, SortOrder
 from pyiceberg.transforms import Transform, parse_transform
-from pyiceberg.types import NestedField, StructType
+from pyiceberg.types import DoubleType, FloatType, NestedField, StructType
 
 from k2i_tasks.config.model_iceberg import Iceberg
 from k2i_tasks.config.model_iceberg import PartitionField as ConfiguredField
@@ -71,6 +71,44 @@ def sort_order(schema: Schema, iceberg: Iceberg) -> SortOrder:
     return SortOrder(*fields) if fields else SortOrder(order_id=0)
 
 
+def with_identifiers(schema: Schema, iceberg: Iceberg) -> Schema:
+    """`schema` with the configured identifier fields, which are required.
+
+    Raises:
+        ConfigError: an unknown column (with the nearest known), or one of a type that rows cannot
+            be told apart by.
+    """
+    identifiers: list[int] = []
+    for number, name in enumerate(iceberg.identifier_fields):
+        where = f"iceberg.identifier_fields[{number}]"
+        names = [field.name for field in schema.fields]
+        if name not in names:
+            raise ConfigError(
+                f"{where} {name!r} is no column of the table.",
+                field=where,
+                remedy=_among(name, names) + " The table is made from the first records: make it "
+                "beforehand if they may lack the column.",
+            )
+        field = schema.find_field(name)
+        kind = field.field_type
+        if not kind.is_primitive or isinstance(kind, FloatType | DoubleType):
+            raise ConfigError(
+                f"{where} {name!r} is {kind}, by which rows cannot be told apart.", field=where
+            )
+        identifiers.append(field.field_id)
+    fields = [
+        field.model_copy(update={"required": field.required or field.field_id in identifiers})
+        for field in schema.fields
+    ]
+    return Schema(*fields, schema_id=schema.schema_id, identifier_field_ids=identifiers)
+
+
+def _among(name: str, names: Sequence[str]) -> str:
+    """The nearest of `names`, or all of them."""
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(names)}."
+
+
 def _configured(iceberg: Iceberg) -> Sequence[ConfiguredField]:
     """The spec, or where there is none K2I's strategy, if the configuration names one itself."""
     if iceberg.partition_spec:
@@ -101,9 +139,7 @@ def _bound(
     """The field of the schema and the transform, if they suit each other."""
     names = _leaf_names(schema.as_struct(), "")
     if column not in names:
-        nearest = difflib.get_close_matches(column, names, n=1)
-        remedy = f"Did you mean {nearest[0]!r}?" if nearest else f"There are {', '.join(names)}."
-        remedy += (
+        remedy = _among(column, names) + (
             " The table is made from the first records: make it beforehand if they may lack the "
             'column, or set if_missing = "skip" in iceberg.partition_spec.'
         )

@@ -15,9 +15,16 @@ from confluent_kafka import Producer
 
 from k2i_tasks.iceberg.files import local_path
 from tests.integration.test_end_to_end import expected, landed
-from tests.program import Program
+from tests.program import Program, finished
 from tests.running import running
-from tests.support import CatalogAt, assert_exactly_once, create_topic, produce_events
+from tests.support import (
+    CatalogAt,
+    assert_exactly_once,
+    create_topic,
+    produce,
+    produce_events,
+    read_by_metadata,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +71,27 @@ def test_rows_are_where_the_partition_spec_says_in_the_order_that_is_set(make: M
         assert rows == sorted(rows, key=lambda row: (-row["amount"], row["order_id"]))
         days = {row["created_at"].date() for row in rows}
         assert len(days) == len({row["customer"][:11] for row in rows}) == 1
+
+
+def test_identifier_fields_are_required_from_the_first_record_on(make: Make) -> None:
+    identifiers = ["order_id", "_kafka_offset"]
+    program = make(K2I_ICEBERG_IDENTIFIER_FIELDS=",".join(identifiers))
+    written = produce_events(program.bootstrap, program.topic, 400)
+    bad: list[bytes | None] = [b'{"order_id":null}', b'{"customer":"x"}', None]
+    refused = produce(program.bootstrap, program.topic, bad)
+    code, output = program.run("--max-messages", "403")
+    assert code == 0, output
+    assert_exactly_once(landed(program), expected(written))
+    table = program.load_table()
+    assert table is not None
+    schema = table.schema()
+    assert sorted(schema.identifier_field_names()) == sorted(identifiers)
+    assert all(schema.find_field(name).required for name in identifiers)
+    letters = read_by_metadata(program.metadata_location(f"{program.table}__dead_letters"))
+    assert {(one["partition"], one["offset"]) for one in letters} == refused.keys()
+    assert {one["code"] for one in letters} == {"json.missing_field"}
+    code, output = finished(program.command("verify", "--values", "full"))
+    assert code == 0, output
 
 
 def test_raw_bytes_keep_whatever_was_sent_with_key_headers_and_time(make: Make) -> None:

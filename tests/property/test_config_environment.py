@@ -39,6 +39,7 @@ LISTS: dict[str, st.SearchStrategy[Any]] = {
         ),
         max_size=2,
     ),
+    "iceberg.identifier_fields": st.lists(st.sampled_from(["a", "b c"]), max_size=2, unique=True),
     "routing.topics": st.lists(st.sampled_from(["a", "b.c"]), max_size=2),
     "routing.tables": st.lists(
         st.just({"topic": "a.*", "settings": {"kafka": {"format": {"type": "raw"}}}}), max_size=1

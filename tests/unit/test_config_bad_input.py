@@ -129,6 +129,12 @@ def test_a_bad_transform_names_its_place(transform: Any) -> None:
             {"iceberg__catalog_type": "sql", "iceberg__sql_catalog__url": "postgresql://h/d"},
             "iceberg.sql_catalog.url",
         ),
+        ({"iceberg__identifier_fields": ["_kafka_key"]}, "iceberg.identifier_fields.0"),
+        ({"iceberg__identifier_fields": ["a", "a"]}, "iceberg.identifier_fields.1"),
+        (
+            {"iceberg__identifier_fields": ["a"], "schema_evolution__mode": "permissive"},
+            "schema_evolution.mode",
+        ),
         ({"kafka__security__protocol": "SASL_SSL"}, "kafka.security.sasl_mechanism"),
         ({"kafka__heartbeat_interval_ms": 30_000}, "kafka.heartbeat_interval_ms"),
         ({"kafka__max_poll_interval_ms": 29_999}, "kafka.max_poll_interval_ms"),

@@ -125,6 +125,27 @@ def test_a_sort_order_on_an_unknown_column_is_told_by_key(tmp_path: Path) -> Non
         create_table(catalog_of(config), NAME, SCHEMA, config)
 
 
+def test_identifier_fields_are_required_and_marked(tmp_path: Path) -> None:
+    config = config_at(tmp_path, identifier_fields=["id", "_kafka_offset"])
+    schema = create_table(catalog_of(config), NAME, SCHEMA, config).schema()
+    assert schema.identifier_field_names() == {"id", "_kafka_offset"}
+    assert {field.name for field in schema.fields if field.required} == {"id", "_kafka_offset"}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("pricee", "Did you mean 'price'"), ("price", "float, by which rows cannot be told apart")],
+)
+def test_an_identifier_field_that_does_not_suit_is_told_by_key(
+    tmp_path: Path, name: str, told: str
+) -> None:
+    config = config_at(tmp_path, identifier_fields=["id", name])
+    with pytest.raises(ConfigError) as caught:
+        create_table(catalog_of(config), NAME, SCHEMA, config)
+    assert caught.value.field == "iceberg.identifier_fields[1]"
+    assert told in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("strategy", "told"),
     [
