@@ -8,6 +8,7 @@ import sys
 from benchmarks import (
     commits,
     compare,
+    corpus,
     demo,
     drift,
     formats,
@@ -27,6 +28,7 @@ from benchmarks import (
 BENCHMARKS = {
     "commits": ("what a commit takes the longer the history, with upkeep and without", commits),
     "compare": ("ours and other engines on one topic, in turn, in one run", compare),
+    "corpus": ("foreign documents into one table and one for each kind", corpus),
     "demo": ("from `python flows/ingest.py` to the first record and the first rows", demo),
     "formats": ("each payload format, clean and with bad records", formats),
     "drift": ("what one bad record in a thousand costs, decoded and written", drift),

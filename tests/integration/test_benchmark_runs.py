@@ -20,6 +20,27 @@ TIMELINE = "timeline --messages 3000"
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_foreign_documents_are_rows_or_dead_letters(kafka_bootstrap: str, tmp_path: Path) -> None:
+    lines = ['{"a":1,"b":{"c":"x"}}', '{"a":"two"}', "[1]", '{"d":[{"e":null}]}', "{"]
+    examples = [{"name": "some kind", "examples": [{"a": 1}, {"a": 0.5}]}]
+    file, other = tmp_path / "lines.jsonl", tmp_path / "examples.json"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    other.write_text(json.dumps(examples), encoding="utf-8")
+    written = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks", "corpus", str(file), str(other)]
+    done = subprocess.run(
+        [*command, "--json", str(written)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = json.loads(written.read_text(encoding="utf-8"))["runs"]
+    assert len(runs) == 4
+    assert {(one["rows"], one["dead_letters"]) for one in runs} == {(5, 2)}
+    assert all(one["readers_agree"] and one["complete"] for one in runs)
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("words", [SCALING, TIMELINE, LIMITS, FORMATS, MEMORY])
 def test_a_benchmark_runs_and_finds_its_tables_equal(
     words: str, kafka_bootstrap: str, tmp_path: Path
