@@ -28,6 +28,7 @@ from k2i_tasks.errors import EXIT_SIGNAL, Component, ConfigError, K2IError, Serv
 from k2i_tasks.fleet import Fleet
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import TrackerFactory
+from k2i_tasks.resident import bounded
 from k2i_tasks.runner import Runner
 from k2i_tasks.serving.http import Binding, HttpServer
 from k2i_tasks.serving.pages import health_server, metrics_server
@@ -196,7 +197,8 @@ def _hosted(
     view = view_of(runner.status, links, plain=not live)
     view.start()
     try:
-        with stopper.after(options.duration_seconds), relaxed():
+        size = bounded(config.buffer.size_bytes_max)
+        with stopper.after(options.duration_seconds), relaxed(), size:
             return runner.run()
     finally:
         view.stop()

@@ -14,7 +14,7 @@ from tests.tidy.source import PROGRAM, ROOT, imports, module_name, python_files
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "types errors clock collector durable figures committed sql_words server_keeper",
+        "types errors clock collector durable figures committed sql_words server_keeper resident",
         "status",
         "calls config metrics logs failpoints sql_guard local_server progress registry resumption",
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",

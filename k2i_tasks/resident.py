@@ -1,0 +1,76 @@
+"""Gives memory that is free but still held back to the system, before too much of it is held.
+
+What a fetch of Kafka's brings is let go in another order than it came in, so that the C library's
+heap is full of holes: with 64 partitions half of it, some 200 MB. The library gives back only what
+lies at its end, unless it is told to look everywhere (`malloc_trim`). That costs new page faults,
+so it is done only when the process is large.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+#: Size from which on memory is given back: this, and so many times the bound of the buffers.
+BASE_BYTES = 300 << 20
+BUFFER_TIMES = 1.25
+#: Time between two looks, and at least between two times that memory is given back, in seconds.
+LOOK_SECONDS = 0.5
+REST_SECONDS = 2.0
+_STATM = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    """Memory that this process has now; 0 where the system does not tell."""
+    try:
+        return int(_STATM.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def trimmer() -> Callable[[], None] | None:
+    """What gives all free memory of the C library back; None where it cannot. It may block."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return lambda: trim(0)
+
+
+@contextmanager
+def bounded(buffer_bytes_max: int) -> Iterator[None]:
+    """Keeps the process near its size while inside, by a thread that looks from time to time.
+
+    Args:
+        buffer_bytes_max: bound of all rows in memory.
+    """
+    trim = trimmer()
+    if trim is None or not resident_bytes():
+        yield
+        return
+    limit = BASE_BYTES + int(BUFFER_TIMES * buffer_bytes_max)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            before = resident_bytes()
+            if before > limit:
+                trim()
+                log.debug("%d MB given back of %d", (before - resident_bytes()) >> 20, before >> 20)
+                ended.wait(REST_SECONDS)
+
+    thread = threading.Thread(target=watch, name="k2i-memory", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
