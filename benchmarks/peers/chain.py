@@ -49,7 +49,9 @@ def write(tables: Sequence[pa.Table], folder: Path, number: int) -> None:
 def consumer_of(bootstrap: str, topic: str) -> Consumer:
     """A consumer of the whole topic, from its start."""
     settings = {"bootstrap.servers": bootstrap, "group.id": "chain", "enable.auto.commit": False}
-    consumer = Consumer({**settings, "queued.max.messages.kbytes": 32_768})
+    # By default a full queue is looked at again after a second.
+    queue = {"queued.max.messages.kbytes": 32_768, "fetch.queue.backoff.ms": 50}
+    consumer = Consumer({**settings, **queue})
     partitions = consumer.list_topics(topic, 30).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     return consumer
