@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import (
+    StatisticsCollector,
     compute_statistics_plan,
     data_file_statistics_from_parquet_metadata,
     parquet_path_to_id_mapping,
@@ -32,6 +34,8 @@ BATCH_KEY = b"k2i.batch-id"
 #: takes none of less than a day.
 STAGED_SECONDS_MAX = 3600.0
 _FOOTERS_MAX = 1024
+#: What the names of the table's properties about statistics begin with.
+_METRICS = "write.metadata.metrics."
 
 
 class Footers:
@@ -84,11 +88,14 @@ def data_file(table: Table, staged: StagedFile, footer: pq.FileMetaData | None =
     if footer.num_rows != staged.rows:
         raise _damaged(staged, f"holds {footer.num_rows} rows, staged were {staged.rows}")
     # By the file's own schema: the table's may have changed since the file was written.
-    schema = pyarrow_to_schema(footer.schema.to_arrow_schema())
+    schema = footer.schema.to_arrow_schema().remove_metadata()
+    metrics = tuple(
+        item for item in sorted(table.properties.items()) if item[0].startswith(_METRICS)
+    )
+    # As bytes: Arrow's own comparison leaves field ids out.
+    columns, places = _plan(schema.serialize().to_pybytes(), metrics)
     statistics = data_file_statistics_from_parquet_metadata(
-        footer,
-        stats_columns=compute_statistics_plan(schema, table.metadata.properties),
-        parquet_column_mapping=parquet_path_to_id_mapping(schema),
+        footer, stats_columns=columns, parquet_column_mapping=places
     )
     order = (footer.metadata or {}).get(SORT_ORDER_KEY)
     found = DataFile.from_args(
@@ -104,6 +111,22 @@ def data_file(table: Table, staged: StagedFile, footer: pq.FileMetaData | None =
     )
     found.spec_id = staged.spec_id
     return found
+
+
+@lru_cache(maxsize=64)
+def _plan(
+    schema: bytes, metrics: tuple[tuple[str, str], ...]
+) -> tuple[dict[int, StatisticsCollector], dict[str, int]]:
+    """What is kept of each column's statistics, and which Parquet column it is.
+
+    Takes several milliseconds, and is the same for all files of a schema.
+
+    Args:
+        schema: an Arrow schema with field ids, serialised.
+        metrics: the table's properties about statistics.
+    """
+    found = pyarrow_to_schema(pa.ipc.read_schema(pa.py_buffer(schema)))
+    return compute_statistics_plan(found, dict(metrics)), parquet_path_to_id_mapping(found)
 
 
 def look_again(staged: Iterable[StagedFile]) -> None:
