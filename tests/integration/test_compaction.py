@@ -112,10 +112,11 @@ def test_files_rewritten_between_an_intent_and_its_commit_are_kept(
         fill(world, run, 1)
         run.kill()
     replaced = replacement(world)
-    ours = table_of(world).current_snapshot()
     assert replaced.parent_snapshot_id == head
-    assert ours is not None
-    assert ours.parent_snapshot_id == replaced.snapshot_id
+    # A slow machine may have made two commits of what was written.
+    found = [s for s in table_of(world).snapshots() if s.parent_snapshot_id == replaced.snapshot_id]
+    assert len(found) == 1
+    (ours,) = found
     assert ours.summary is not None
     with open_log(world.program.folder / "wal") as log:
         intents = [entry.body for entry in log.entries if entry.kind is WalKind.COMMIT_STARTED]
