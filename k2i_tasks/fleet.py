@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.clock import Clock
-from k2i_tasks.config.routes import Plan, Route
+from k2i_tasks.config.plans import Plan
+from k2i_tasks.config.routes import Route
 from k2i_tasks.errors import FencedError, K2IError
 from k2i_tasks.fleet_status import combined
 from k2i_tasks.ports import TrackerFactory
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 #: A run that lasted so long counts as one that worked: the next wait is short again.
 GOOD_SECONDS = 60.0
 
+#: How soon a wish to end is noticed.
+STEP_SECONDS = 0.2
 #: How long a drain waits until tables that share a topic stand at the same offsets.
 SETTLE_SECONDS = 5.0
 
@@ -156,7 +159,8 @@ class Fleet:
     """Keeps a run for each table that is planned; looked at and drained as one.
 
     Args:
-        plan: what there should be. May block; raises K2IError while Kafka cannot be asked.
+        plan: what there should be, given the names of the runs that there are. May block; raises
+            K2IError while Kafka cannot be asked.
         build: makes a table's run.
         tracker_factory: makes what runs the flushes and commits of all.
         clock: time.
@@ -170,7 +174,7 @@ class Fleet:
     def __init__(
         self,
         *,
-        plan: Callable[[], Plan],
+        plan: Callable[[Set[str]], Plan],
         build: Build,
         tracker_factory: TrackerFactory,
         clock: Clock,
@@ -209,7 +213,6 @@ class Fleet:
             log.info("draining: %s", reason)
             self._drain_reason = reason
             self._drain_asked.set()
-            self._woken.set()
 
     # The run.
 
@@ -222,11 +225,8 @@ class Fleet:
         """
         try:
             self._look(first=True)
-            while not self._drain_asked.is_set():
-                if self._woken.wait(self._discovery_seconds):
-                    self._woken.clear()
-                if not self._drain_asked.is_set():
-                    self._look(first=False)
+            while self._awaited_look():
+                self._look(first=False)
         finally:
             self._end()
         for _, run in sorted(self._runs.items()):
@@ -234,10 +234,23 @@ class Fleet:
                 raise run.error
         return self.status()
 
+    def _awaited_look(self) -> bool:
+        """Waits until the plan is worth a look; False once the run is to end.
+
+        In steps: the wish to end may come from a signal's handler on this very thread, which must
+        not touch what is waited for.
+        """
+        due = self._clock.monotonic() + self._discovery_seconds
+        while not self._drain_asked.is_set() and self._clock.monotonic() < due:
+            if self._woken.wait(min(STEP_SECONDS, self._discovery_seconds)):
+                self._woken.clear()
+                break
+        return not self._drain_asked.is_set()
+
     def _look(self, *, first: bool) -> None:
         """Begins runs of topics that are new, and ends those of topics that are gone."""
         try:
-            plan = self._plan()
+            plan = self._plan(self._runs.keys())
         except K2IError as error:
             if first:
                 self._own.state = RunState.FAILED
@@ -248,16 +261,18 @@ class Fleet:
         self._own.state = RunState.RUNNING
         self._tell(plan)
         wanted = {route.name: route for route in plan.routes}
-        for name, run in self._runs.items():
-            if not run.alive and name not in wanted:
+        gone = {name: run for name, run in self._runs.items() if name not in wanted}
+        for name, run in gone.items():
+            if run.error is not None:
+                # Nothing would come of trying it again.
+                run.request_drain("the topic is gone")
+            if not run.alive:
                 log.info("topic %s is gone, and so is its run", name)
                 # Never changed in place: other threads look at it.
                 self._runs = {other: one for other, one in self._runs.items() if other != name}
         fresh = [route for name, route in wanted.items() if name not in self._runs]
-        if not fresh:
-            return
         count = len(self._runs) + len(fresh)
-        share = max(1, self._buffer_bytes_max // count)
+        share = max(1, self._buffer_bytes_max // max(1, count))
         for run in self._runs.values():
             run.resize(share)
         for route in fresh:

@@ -14,14 +14,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from k2i_tasks.errors import Component, IntegrityError, K2IError, TransientError
 from k2i_tasks.kafka.branch import Branch
+from k2i_tasks.kafka.dealing import Dealing, Reader
 from k2i_tasks.kafka.feeds import Feed, Gap
 from k2i_tasks.kafka.places import Places
 from k2i_tasks.kafka.state import TopicState
@@ -40,40 +38,6 @@ GATHER_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 INSPECT_SECONDS = 15.0
 _NONE = np.empty(0, np.int64)
-
-
-class Reader(Protocol):
-    """What reads the topic: a `KafkaSource`."""
-
-    def inspect(self, timeout_seconds: float) -> TopicState: ...
-    def assign(self, offsets: Offsets) -> None: ...
-    def poll(self, max_records: int, timeout_seconds: float) -> RawBatch | None: ...
-    def advance(self) -> Ranges: ...
-    def gaps(self) -> Ranges: ...
-    def confirm(self) -> None: ...
-    def new_partitions(self) -> Offsets: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def lag(self) -> Mapping[TopicPartition, int]: ...
-    def errors(self) -> tuple[ErrorNote, ...]: ...
-    def commit_offsets(self, offsets: Offsets) -> None: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Dealing:
-    """Decides on the table of each record of one topic.
-
-    Args:
-        keys_of: a batch of n records -> index of each record's key, int64 [n], and for each key a
-            value that leads to it.
-        begin: where a topic is begun that no table knows anything of.
-        queue_bytes: payload bytes that may wait for one table; at least one batch may.
-    """
-
-    keys_of: Callable[[RawBatch], tuple[npt.NDArray[np.int64], dict[str, str | None]]]
-    begin: Callable[[TopicState], Offsets]
-    queue_bytes: Callable[[], int]
 
 
 class Fan:
@@ -334,7 +298,7 @@ class Fan:
                 remedy="Run it with the settings from before, let all tables catch up, and end it "
                 "by a drain. Then change them.",
             )
-        self._places.accept_rules()
+        self._places.accept_rules(self._dealing.key_of)
 
     def _is_behind(self, wanted: Offsets) -> bool:
         at = self._at

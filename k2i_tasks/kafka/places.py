@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,17 @@ class Places:
         return self._known
 
     def start(self, key: str) -> dict[TopicPartition, int]:
-        """Where to begin with a table that records nothing yet."""
+        """Where to begin with a table that records nothing yet.
+
+        Raises:
+            IntegrityError: no records go there any more.
+        """
+        if key not in self._known:
+            raise IntegrityError(
+                f"No records of topic {self._topic} go to table {key} any more.",
+                component=Component.KAFKA,
+                remedy="The rules of routing have changed: nothing is missing.",
+            )
         start = self._known[key].start
         return {TopicPartition(self._topic, number): at for number, at in start.items()}
 
@@ -91,9 +101,17 @@ class Places:
         added = {key: Place(value, start) for key, value in found.items()}
         self._write({**self._known, **added})
 
-    def accept_rules(self) -> None:
-        """From now on the rules are those that were given. May block."""
-        self._write(self._known)
+    def accept_rules(self, key_of: Callable[[str | None], str]) -> None:
+        """From now on the rules are those that were given. May block.
+
+        Tables that no known value leads to any more are left; should another value lead there,
+        they are found again.
+
+        Args:
+            key_of: a value -> key of its table, by these rules.
+        """
+        known = self._known.items()
+        self._write({key: place for key, place in known if key_of(place.value) == key})
         self.ruled_anew = False
 
     def _read(self) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from k2i_tasks.codecs.values import coded
 from k2i_tasks.errors import K2IError
 from k2i_tasks.kafka.branch import Branch
-from k2i_tasks.kafka.fan import Dealing, Fan
+from k2i_tasks.kafka.dealing import Dealing
+from k2i_tasks.kafka.fan import Fan
 from k2i_tasks.kafka.places import Places
 from k2i_tasks.kafka.state import TopicState, Watermarks
 from k2i_tasks.types import OffsetRange, Offsets, Ranges, RawBatch, TopicPartition
@@ -133,13 +134,19 @@ class Rig:
         self.kept: list[set[str]] = []
         self.places = Places(folder / "tables.json", "t", rules)
         self.limit = 1_000
+        #: Value -> its table, where that has another name.
+        self.renamed: dict[str, str] = {}
         dealing = Dealing(
-            lambda raw: coded([(v or b"").decode() for v in raw.values], lambda v: v or ""),
+            lambda raw: coded([(v or b"").decode() for v in raw.values], self.key_of),
+            self.key_of,
             lambda state: {TopicPartition("t", n): m.low for n, m in state.partitions.items()},
             lambda: self.limit,
         )
         self.readers: list[FakeReader] = []
         self.fan = Fan(self._open, self.places, dealing, on_found=self._on_found)
+
+    def key_of(self, value: str | None) -> str:
+        return self.renamed.get(value or "", value or "")
 
     def _on_found(self) -> None:
         self.kept.append(set(Places(self.path, "t", "rules").all))
@@ -171,6 +178,7 @@ class Run:
         self.got: list[tuple[int, int]] = []
         self.lost: list[OffsetRange] = []
         self.key = key
+        self._key_of = rig.key_of
 
     def turn(self) -> None:
         batch = self.branch.poll(3, 0.01)
@@ -178,7 +186,7 @@ class Run:
             self._pass(tp, span)
             self.lost.append(span)
         if batch is not None:
-            assert set(batch.values) <= {self.key.encode()}
+            assert {self._key_of((v or b"").decode()) for v in batch.values} <= {self.key}
             for tp, span in batch.ranges.items():
                 self._pass(tp, span)
             self.got += zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)

@@ -183,6 +183,26 @@ def test_rules_may_change_only_where_all_tables_stand_at_one_place(tmp_path: Pat
     assert not Places(tmp_path / "tables.json", "t", "other rules").ruled_anew
 
 
+def test_tables_that_the_rules_name_anew_are_let_go_once_they_stand_at_one_place(
+    tmp_path: Path,
+) -> None:
+    topic = FakeTopic("ab" * 10)
+    with Rig(tmp_path, topic) as rig:
+        assert rig.found.wait(PATIENCE_SECONDS)
+        rig.run("a").until_at(20)
+    rig = Rig(tmp_path, topic, "other rules")
+    rig.renamed = {"a": "x", "b": "b", "c": "b"}
+    with rig:
+        old = [rig.run(key, {P0: 20}) for key in "ab"]
+        topic.records[0] += "abc"
+        awaited(lambda: sorted(rig.places.all) == ["b", "x"])
+        new = rig.run("x")
+        new.until_at(23)
+        assert new.got == [(0, 20)]
+        old[1].until_at(23)
+        assert old[1].got == [(0, 21), (0, 22)]
+
+
 def test_the_kept_tables_are_whole_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "tables.json"
     places = Places(path, "t", "rules")
