@@ -31,6 +31,8 @@ class FakeTopic:
         self.low = [0] * len(partitions)
         self.failure: K2IError | None = None
         self.readers = 0
+        #: How far it can be read for now; None for all.
+        self.end: int | None = None
 
     def state(self, _timeout: float = 0.0) -> TopicState:
         marks = {n: Watermarks(self.low[n], len(records)) for n, records in enumerate(self.records)}
@@ -70,7 +72,9 @@ class FakeReader:
                 self._gaps[tp] = OffsetRange(at, low)
                 self.at[tp] = low
                 return None
-            values = self.topic.records[tp.partition][at : at + min(5, max_records)]
+            values = self.topic.records[tp.partition][: self.topic.end][
+                at : at + min(5, max_records)
+            ]
             if values:
                 self.at[tp] = at + len(values)
                 offsets = np.arange(at, at + len(values), dtype=np.int64)
@@ -133,7 +137,7 @@ class Rig:
         #: Tables that were on disk whenever new ones were told of.
         self.kept: list[set[str]] = []
         self.places = Places(folder / "tables.json", "t", rules)
-        self.limit = 1_000
+        self.limit = 1_000_000
         #: Value -> its table, where that has another name.
         self.renamed: dict[str, str] = {}
         dealing = Dealing(
