@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,17 @@ class SharedTopics:
 
     def settle(self, timeout_seconds: float) -> None:
         """Reads nothing more, and waits until the tables have what was read. Blocks at most so."""
-        for fan, _ in self._fans.values():
-            fan.settle(timeout_seconds)
+        fans = [fan for fan, _ in self._fans.values()]
+        for fan in fans:
+            fan.settle(0.0)  # so that none reads while others are waited for
+        deadline = time.monotonic() + timeout_seconds
+        for fan in fans:
+            fan.settle(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Ends the reading. Blocks until it has ended."""
+        for fan, _ in self._fans.values():
+            fan.stop()
         for fan, _ in self._fans.values():
             fan.close()
 

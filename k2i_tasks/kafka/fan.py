@@ -113,9 +113,13 @@ class Fan:
 
             self._changed.wait_for(settled, timeout_seconds)
 
-    def close(self) -> None:
-        """Ends the reading; branches give nothing more. Blocks until it has ended."""
+    def stop(self) -> None:
+        """Ends the reading; branches give nothing more. Does not wait for it."""
         self._stopping = True
+
+    def close(self) -> None:
+        """As `stop`, and blocks until it has ended."""
+        self.stop()
         if self._thread is not None:
             self._thread.join()
 

@@ -229,6 +229,12 @@ def test_many_tables_are_shown_as_their_sum() -> None:
     position = {TopicPartition("b", 0): 5}
     moved = combined(own(), [first, table("b", positions=position)], draining=False)
     assert moved.positions == {**first.positions, **position}
+    tp = TopicPartition("a", 0)
+    stands = {10: table("a", positions={tp: 10}, committed={tp: 9}, lag={tp: 0})}
+    stands[4] = table("a", positions={tp: 4}, committed={tp: 2}, lag={tp: 6})
+    for tables in ([stands[10], stands[4]], [stands[4], stands[10]]):
+        shared = combined(own(), tables, draining=False)
+        assert (shared.positions, shared.committed, shared.lag) == ({tp: 4}, {tp: 2}, {tp: 6})
 
 
 @pytest.mark.parametrize(
