@@ -132,8 +132,11 @@ class TableRun:
             lasted = self._clock.monotonic() - began
             failures = 1 if lasted >= GOOD_SECONDS else failures + 1
             wait = self._policy.wait_seconds(failures)
-            log.error("%s failed, again in %.0f s: %s", self.route.name, wait, self.error)
-            self._awake.wait(wait)
+            if self._drain is None:
+                log.error("%s failed, again in %.0f s: %s", self.route.name, wait, self.error)
+                self._awake.wait(wait)
+            else:
+                log.error("%s failed: %s", self.route.name, self.error)
 
     def _run_once(self) -> None:
         runner: Runner | None = None
@@ -297,8 +300,8 @@ class Fleet:
                 self._told[topic] = why
                 log.error("topic %s is not read: %s", topic, why)
             self._own.note("schema", f"Topic {topic} is not read: {why}")
-        if not plan.routes and not self._runs:
-            log.warning("no topic is chosen yet: they are looked for again")
+        if not (plan.routes or plan.refused or self._runs):
+            log.warning("no topic, or none with records, is found yet: they are looked for again")
 
     def _end(self) -> None:
         """Drains all tables, and waits for the end of each: they have bounds of their own."""
