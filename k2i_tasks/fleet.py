@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 #: A run that lasted so long counts as one that worked: the next wait is short again.
 GOOD_SECONDS = 60.0
 
+#: So many looks without its topic end a run: a broker that has just started may not know all.
+MISSED_LOOKS = 2
 #: How soon a wish to end is noticed.
 STEP_SECONDS = 0.2
 #: How long a drain waits until tables that share a topic stand at the same offsets.
@@ -65,6 +67,8 @@ class TableRun:
         self.route = route
         #: Why the last run ended, if it failed; None while one is on its way.
         self.error: K2IError | None = None
+        #: Looks at the plan in a row that it was not in.
+        self.missed = 0
         self._build = build
         self._policy = policy
         self._clock = clock
@@ -265,10 +269,11 @@ class Fleet:
         self._tell(plan)
         wanted = {route.name: route for route in plan.routes}
         gone = {name: run for name, run in self._runs.items() if name not in wanted}
+        for name, run in self._runs.items():
+            run.missed = run.missed + 1 if name in gone else 0
+            if run.missed >= MISSED_LOOKS:
+                run.request_drain(f"{name} is gone")
         for name, run in gone.items():
-            if run.error is not None:
-                # Nothing would come of trying it again.
-                run.request_drain("the topic is gone")
             if not run.alive:
                 log.info("topic %s is gone, and so is its run", name)
                 # Never changed in place: other threads look at it.
