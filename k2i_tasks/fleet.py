@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.clock import Clock
-from k2i_tasks.config.routes import Plan, Route
+from k2i_tasks.config.plans import Plan
+from k2i_tasks.config.routes import Route
 from k2i_tasks.errors import FencedError, K2IError
 from k2i_tasks.fleet_status import combined
 from k2i_tasks.ports import TrackerFactory
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 #: A run that lasted so long counts as one that worked: the next wait is short again.
 GOOD_SECONDS = 60.0
 
+#: So many looks without its topic end a run: a broker that has just started may not know all.
+MISSED_LOOKS = 2
+#: How soon a wish to end is noticed.
+STEP_SECONDS = 0.2
 #: How long a drain waits until tables that share a topic stand at the same offsets.
 SETTLE_SECONDS = 5.0
 
@@ -62,6 +67,8 @@ class TableRun:
         self.route = route
         #: Why the last run ended, if it failed; None while one is on its way.
         self.error: K2IError | None = None
+        #: Looks at the plan in a row that it was not in.
+        self.missed = 0
         self._build = build
         self._policy = policy
         self._clock = clock
@@ -129,8 +136,11 @@ class TableRun:
             lasted = self._clock.monotonic() - began
             failures = 1 if lasted >= GOOD_SECONDS else failures + 1
             wait = self._policy.wait_seconds(failures)
-            log.error("%s failed, again in %.0f s: %s", self.route.name, wait, self.error)
-            self._awake.wait(wait)
+            if self._drain is None:
+                log.error("%s failed, again in %.0f s: %s", self.route.name, wait, self.error)
+                self._awake.wait(wait)
+            else:
+                log.error("%s failed: %s", self.route.name, self.error)
 
     def _run_once(self) -> None:
         runner: Runner | None = None
@@ -156,7 +166,8 @@ class Fleet:
     """Keeps a run for each table that is planned; looked at and drained as one.
 
     Args:
-        plan: what there should be. May block; raises K2IError while Kafka cannot be asked.
+        plan: what there should be, given the names of the runs that there are. May block; raises
+            K2IError while Kafka cannot be asked.
         build: makes a table's run.
         tracker_factory: makes what runs the flushes and commits of all.
         clock: time.
@@ -170,7 +181,7 @@ class Fleet:
     def __init__(
         self,
         *,
-        plan: Callable[[], Plan],
+        plan: Callable[[Set[str]], Plan],
         build: Build,
         tracker_factory: TrackerFactory,
         clock: Clock,
@@ -209,7 +220,6 @@ class Fleet:
             log.info("draining: %s", reason)
             self._drain_reason = reason
             self._drain_asked.set()
-            self._woken.set()
 
     # The run.
 
@@ -222,11 +232,8 @@ class Fleet:
         """
         try:
             self._look(first=True)
-            while not self._drain_asked.is_set():
-                if self._woken.wait(self._discovery_seconds):
-                    self._woken.clear()
-                if not self._drain_asked.is_set():
-                    self._look(first=False)
+            while self._awaited_look():
+                self._look(first=False)
         finally:
             self._end()
         for _, run in sorted(self._runs.items()):
@@ -234,10 +241,23 @@ class Fleet:
                 raise run.error
         return self.status()
 
+    def _awaited_look(self) -> bool:
+        """Waits until the plan is worth a look; False once the run is to end.
+
+        In steps: the wish to end may come from a signal's handler on this very thread, which must
+        not touch what is waited for.
+        """
+        due = self._clock.monotonic() + self._discovery_seconds
+        while not self._drain_asked.is_set() and self._clock.monotonic() < due:
+            if self._woken.wait(min(STEP_SECONDS, self._discovery_seconds)):
+                self._woken.clear()
+                break
+        return not self._drain_asked.is_set()
+
     def _look(self, *, first: bool) -> None:
         """Begins runs of topics that are new, and ends those of topics that are gone."""
         try:
-            plan = self._plan()
+            plan = self._plan(self._runs.keys())
         except K2IError as error:
             if first:
                 self._own.state = RunState.FAILED
@@ -248,16 +268,19 @@ class Fleet:
         self._own.state = RunState.RUNNING
         self._tell(plan)
         wanted = {route.name: route for route in plan.routes}
+        gone = {name: run for name, run in self._runs.items() if name not in wanted}
         for name, run in self._runs.items():
-            if not run.alive and name not in wanted:
+            run.missed = run.missed + 1 if name in gone else 0
+            if run.missed >= MISSED_LOOKS:
+                run.request_drain(f"{name} is gone")
+        for name, run in gone.items():
+            if not run.alive:
                 log.info("topic %s is gone, and so is its run", name)
                 # Never changed in place: other threads look at it.
                 self._runs = {other: one for other, one in self._runs.items() if other != name}
         fresh = [route for name, route in wanted.items() if name not in self._runs]
-        if not fresh:
-            return
         count = len(self._runs) + len(fresh)
-        share = max(1, self._buffer_bytes_max // count)
+        share = max(1, self._buffer_bytes_max // max(1, count))
         for run in self._runs.values():
             run.resize(share)
         for route in fresh:
@@ -282,8 +305,8 @@ class Fleet:
                 self._told[topic] = why
                 log.error("topic %s is not read: %s", topic, why)
             self._own.note("schema", f"Topic {topic} is not read: {why}")
-        if not plan.routes and not self._runs:
-            log.warning("no topic is chosen yet: they are looked for again")
+        if not (plan.routes or plan.refused or self._runs):
+            log.warning("no topic, or none with records, is found yet: they are looked for again")
 
     def _end(self) -> None:
         """Drains all tables, and waits for the end of each: they have bounds of their own."""

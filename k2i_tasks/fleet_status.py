@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -39,9 +39,10 @@ def combined(own: Status, tables: Sequence[Status], *, draining: bool) -> Status
         snapshots_committed=sum(one.snapshots_committed for one in tables),
         dead_letters=sum(one.dead_letters for one in tables),
         flushes=sum(one.flushes for one in tables),
-        positions=_union(one.positions for one in tables),
-        committed=_union(one.committed for one in tables),
-        lag=_union(one.lag for one in tables),
+        # Where several share a topic, as the one that is furthest behind.
+        positions=_union((one.positions for one in tables), min),
+        committed=_union((one.committed for one in tables), min),
+        lag=_union((one.lag for one in tables), max),
         buffer_rows=sum(one.buffer_rows for one in tables),
         buffer_bytes=sum(one.buffer_bytes for one in tables),
         batches_in_flight=sum(one.batches_in_flight for one in tables),
@@ -81,10 +82,12 @@ def _named(names: Sequence[str], what: str) -> str:
     return distinct[0] if len(distinct) == 1 else f"{len(distinct)} {what}"
 
 
-def _union(maps: Iterable[Mapping[TopicPartition, int]]) -> dict[TopicPartition, int]:
+def _union(
+    maps: Iterable[Mapping[TopicPartition, int]], chosen: Callable[[int, int], int]
+) -> dict[TopicPartition, int]:
     found: dict[TopicPartition, int] = {}
     for each in maps:
-        found.update(each)
+        found.update({tp: chosen(found.get(tp, value), value) for tp, value in each.items()})
     return found
 
 

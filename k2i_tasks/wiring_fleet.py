@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Set
 
 from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy, Tracker
 from k2i_tasks.clock import SystemClock
 from k2i_tasks.config import Config
-from k2i_tasks.config.routes import Plan, Route, plan
+from k2i_tasks.config.plans import Plan, plan
+from k2i_tasks.config.routes import Route
 from k2i_tasks.errors import ConfigError
 from k2i_tasks.fleet import Fleet
 from k2i_tasks.kafka.client import consumer_settings
@@ -34,12 +36,12 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
     woken = threading.Event()
     shared = SharedTopics(config, resolved, woken.set) if routing.by_value else None
 
-    def planned() -> Plan:
+    def planned(running: Set[str]) -> Plan:
         topics = config.chosen_topics(names.ask(LOOK_SECONDS))
         if shared is None:
-            return plan(config, topics, routing.max_tables)
+            return plan(config, topics, routing.max_tables, first=running)
         values, failed = shared.look(topics)
-        found = plan(config, topics, routing.max_tables, values)
+        found = plan(config, topics, routing.max_tables, values, running)
         return Plan(found.routes, {**found.refused, **failed})
 
     def build(route: Route, tracker: Tracker, buffer_bytes: int, tables: int) -> Runner:

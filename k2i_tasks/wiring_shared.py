@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from k2i_tasks.codecs.values import FieldValues, ValuesOf, coded, header_values
 from k2i_tasks.config import Config
 from k2i_tasks.config.routes import Route, rules_of, target
-from k2i_tasks.errors import ConfigError, K2IError
+from k2i_tasks.errors import K2IError
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.kafka.client import consumer_settings
-from k2i_tasks.kafka.fan import Dealing, Fan
+from k2i_tasks.kafka.dealing import Dealing
+from k2i_tasks.kafka.fan import Fan
 from k2i_tasks.kafka.places import Places
 from k2i_tasks.kafka.policy import look_at
 from k2i_tasks.kafka.source import KafkaSource
@@ -84,11 +86,17 @@ class SharedTopics:
 
     def settle(self, timeout_seconds: float) -> None:
         """Reads nothing more, and waits until the tables have what was read. Blocks at most so."""
-        for fan, _ in self._fans.values():
-            fan.settle(timeout_seconds)
+        fans = [fan for fan, _ in self._fans.values()]
+        for fan in fans:
+            fan.settle(0.0)  # so that none reads while others are waited for
+        deadline = time.monotonic() + timeout_seconds
+        for fan in fans:
+            fan.settle(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Ends the reading. Blocks until it has ended."""
+        for fan, _ in self._fans.values():
+            fan.stop()
         for fan, _ in self._fans.values():
             fan.close()
 
@@ -98,15 +106,12 @@ class SharedTopics:
             return self._fans[topic]
         config = self._config
         # So that there is a place for every record, whatever its value.
-        missing = target(config, topic, None)
+        target(config, topic, None)
         places = Places(_file_of(config, topic), topic, rules_of(config))
         values = _values_of(config)
 
         def key_of(value: str | None) -> str:
-            try:
-                return target(config, topic, value).key
-            except ConfigError:
-                return missing.key  # a group of a rule is empty for this value
+            return target(config, topic, value).key
 
         def keys_of(batch: RawBatch) -> Any:
             return coded(values(batch), key_of)
@@ -126,7 +131,10 @@ class SharedTopics:
             return start_offsets(state, {}, None, config.kafka.auto_offset_reset)
 
         dealing = Dealing(
-            keys_of, begin, lambda: max(QUEUE_BYTES_MIN, QUEUES_BYTES // max(1, len(places.all)))
+            keys_of,
+            key_of,
+            begin,
+            lambda: max(QUEUE_BYTES_MIN, QUEUES_BYTES // max(1, len(places.all))),
         )
         fan = Fan(open_reader, places, dealing, on_found=self._on_found)
         self._fans[topic] = fan, places

@@ -10,7 +10,7 @@ import numpy as np
 
 from k2i_tasks import secrets
 from k2i_tasks.config import Config
-from k2i_tasks.config.routes import plan
+from k2i_tasks.config.plans import plan
 from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
 from k2i_tasks.iceberg.beside import table_and_letters
 from k2i_tasks.iceberg.catalog import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Route:
     @property
     def name(self) -> str:
         """Tells it from all others."""
-        return f"{self.topic}/{self.key}" if self.key else self.topic
+        return name_of(self.topic, self.key)
 
     @property
     def table(self) -> str:
@@ -57,89 +57,41 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What becomes of the topics that are chosen.
-
-    Args:
-        routes: one for each table, in the order of their names.
-        refused: topic, or topic/key -> why it has none, one sentence.
-    """
-
-    routes: tuple[Route, ...]
-    refused: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """Where records of a topic go.
 
     Args:
         key: the table's dotted name.
-        table_name: its name alone.
         entry: index of the entry of `routing.tables` that decided; None for none.
     """
 
     key: str
-    table_name: str
     entry: int | None
 
 
-def plan(
-    config: Config,
-    topics: Iterable[str],
-    tables_max: int,
-    values: Mapping[str, Mapping[str, str | None]] | None = None,
-) -> Plan:
-    """The tables of `topics`.
-
-    Args:
-        config: of the process, with `routing`.
-        topics: those that are chosen.
-        tables_max: most routes.
-        values: where records are dealt out by value: topic -> key of a table -> a value that leads
-            there.
-    """
-    wanted: list[tuple[str, str, str | None]] = []
-    for topic in sorted(topics):
-        if not config.routing.by_value:
-            wanted.append((topic, "", None))
-        else:
-            wanted += [(topic, key, value) for key, value in (values or {}).get(topic, {}).items()]
-    routes: list[Route] = []
-    refused: dict[str, str] = {}
-    taken: dict[tuple[Any, ...], Route] = {}
-    for topic, key, value in wanted:
-        name = f"{topic}/{key}" if key else topic
-        if len(routes) >= tables_max:
-            refused[name] = f"routing.max_tables = {tables_max} tables are written already."
-            continue
-        try:
-            route = Route(topic, config_of(config, topic, value), key)
-        except ConfigError as error:
-            refused[name] = str(error)
-            continue
-        iceberg = route.config.iceberg
-        place = (iceberg.identifier, iceberg.branch, iceberg.sink)
-        if place in taken:
-            refused[name] = (
-                f"Topics {taken[place].topic} and {topic} both go to table {route.table}: give "
-                'each a stream of its own in it, by settings = { iceberg.sink = "{topic}" } in an '
-                "entry of routing.tables."
-            )
-            continue
-        taken[place] = route
-        routes.append(route)
-    return Plan(tuple(routes), refused)
+def name_of(topic: str, key: str) -> str:
+    """The name of a route."""
+    return f"{topic}/{key}" if key else topic
 
 
 def target(config: Config, topic: str, value: str | None) -> Target:
     """Where the records of `topic` with this value go; None for those without one.
 
+    Those whose value gives their table no name go where those without one do.
+
     Raises:
         ConfigError: the table has no name.
     """
+    try:
+        return _target(config, topic, config.routing.text_of(value))
+    except ConfigError:
+        if value is None:
+            raise
+        return _target(config, topic, config.routing.text_of(None))
+
+
+def _target(config: Config, topic: str, text: str) -> Target:
     routing = config.routing
-    text = routing.text_of(value)
     for index, entry in enumerate(routing.tables):
         found = re.fullmatch(entry.topic, topic)
         fits = re.fullmatch(entry.value or "(?s:.*)", text)
@@ -148,41 +100,48 @@ def target(config: Config, topic: str, value: str | None) -> Target:
                 found = _found(routing, topic)
             template = entry.table_name or routing.table_name
             name = _filled(template, topic, text, found, fits)
-            return Target(f"{_database(config, entry)}.{name}", name, index)
+            return Target(f"{_database(config, entry)}.{name}", index)
     name = _filled(routing.table_name, topic, text, _found(routing, topic), None)
-    return Target(f"{config.iceberg.database_name}.{name}", name, None)
+    return Target(f"{config.iceberg.database_name}.{name}", None)
 
 
-def config_of(config: Config, topic: str, value: str | None = None) -> Config:
+def config_of(config: Config, topic: str, value: str | None = None, key: str = "") -> Config:
     """The configuration of the run of one table.
 
     Args:
         config: of the process, with `routing`.
         topic: the topic.
         value: where records are dealt out by value, one that leads to the table.
+        key: of the table, if it is known: the value may have led there by other rules.
 
     Raises:
         ConfigError: its table has no name, or its settings contradict each other.
     """
     found = target(config, topic, value)
-    key = found.key if config.routing.by_value else ""
-    if found.entry is None:
-        return _derived(config, _changes(config, topic, found.table_name, key))
-    entry, at = config.routing.tables[found.entry], f"routing.tables.{found.entry}"
-    text = config.routing.text_of(value)
-    own = _own_changes(entry, at, {"topic": topic, "value": text})
-    return _derived(config, {**_changes(config, topic, found.table_name, key), **own})
+    database, _, table = (key or found.key).rpartition(".")
+    folder = Path(config.transaction_log.log_dir) / "topics" / topic
+    if config.routing.by_value:
+        folder /= f"{database}.{table}"
+    changes = _changes(config, topic, table, folder)
+    if found.entry is not None:
+        entry, at = config.routing.tables[found.entry], f"routing.tables.{found.entry}"
+        text = config.routing.text_of(value)
+        changes |= _own_changes(entry, at, {"topic": topic, "value": text})
+    return _derived(config, {**changes, _DATABASE: database})
 
 
 def rules_of(config: Config) -> str:
     """What decides on the table of a record, as text that differs if anything of it does."""
-    routing = config.routing
+    routing, kafka = config.routing, config.kafka
     entries = [
         [entry.topic, entry.value, entry.table_name, _database(config, entry)]
         for entry in routing.tables
     ]
     by = [routing.by_field, routing.by_header, routing.value_missing]
-    return json.dumps([by, routing.table_name, routing.topic_pattern, entries])
+    # What is a value, too.
+    payload = [kafka.format.type == "jsonschema", kafka.max_message_bytes] * bool(routing.by_field)
+    names = [config.iceberg.database_name, routing.table_name, routing.topic_pattern]
+    return json.dumps([by, payload, names, entries])
 
 
 def narrowed(config: Config) -> Config:
@@ -240,7 +199,7 @@ def _check_settings(config: Config, entry: RoutedTables, at: str) -> None:
             raise ConfigError(what, field=field, remedy=remedy)
     own = _own_changes(entry, at, {"topic": _ANY_TOPIC, "value": "value"})
     try:
-        _derived(config, {**_changes(config, _ANY_TOPIC, "table", ""), **own})
+        _derived(config, {**_changes(config, _ANY_TOPIC, "table", Path("log")), **own})
     except ConfigError as error:
         raise ConfigError(f"{field}: {error.what}", field=field, remedy=error.remedy) from None
 
@@ -320,15 +279,14 @@ def _own_changes(
     return changes
 
 
-def _changes(config: Config, topic: str, table: str, key: str) -> dict[tuple[str, ...], Any]:
-    folder = Path(config.transaction_log.log_dir) / "topics" / topic
+def _changes(config: Config, topic: str, table: str, folder: Path) -> dict[tuple[str, ...], Any]:
     routing = config.routing
     return {
         # What is left of it says that only some of the topic's records are this table's.
         ("routing",): Routing(by_field=routing.by_field, by_header=routing.by_header),
         ("kafka", "topic"): topic,
         ("iceberg", "table_name"): table,
-        ("transaction_log", "log_dir"): folder / key if key else folder,
+        ("transaction_log", "log_dir"): folder,
     }
 
 

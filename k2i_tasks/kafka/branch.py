@@ -33,6 +33,7 @@ class Branch:
         self._key = key
         self._inspect = inspect
         self._partitions: frozenset[TopicPartition] = frozenset()
+        self._topic_id: str | None = None
         self._gaps: dict[TopicPartition, OffsetRange] = {}
         self._paused = False
         #: Never set: to wait for.
@@ -40,6 +41,7 @@ class Branch:
 
     def inspect(self, timeout_seconds: float) -> TopicState:
         state = self._inspect(timeout_seconds)
+        self._topic_id = state.topic_id
         self._partitions = frozenset(TopicPartition(state.topic, n) for n in state.partitions)
         return state
 
@@ -66,7 +68,7 @@ class Branch:
         return gaps
 
     def confirm(self) -> None:
-        self._fan.confirm()
+        self._fan.confirm(self._topic_id)
 
     def new_partitions(self) -> Offsets:
         return self._fan.added(self._key)

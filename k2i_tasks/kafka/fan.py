@@ -14,16 +14,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from k2i_tasks.errors import Component, IntegrityError, K2IError, TransientError
 from k2i_tasks.kafka.branch import Branch
+from k2i_tasks.kafka.dealing import Dealing, Reader
 from k2i_tasks.kafka.feeds import Feed, Gap
+from k2i_tasks.kafka.front import Front
 from k2i_tasks.kafka.places import Places
+from k2i_tasks.kafka.start import recreated
 from k2i_tasks.kafka.state import TopicState
 from k2i_tasks.status import ErrorNote
 from k2i_tasks.types import Offsets, Ranges, RawBatch, TopicPartition
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 POLL_RECORDS = 20_000
 POLL_SECONDS = 0.05
-#: How long a full queue stops the others.
+#: How much longer than it lets them go on a full queue may stop the others.
 STALL_SECONDS = 5.0
 #: How long the first reading waits for all tables that are known; then it begins without the rest.
 GATHER_SECONDS = 10.0
@@ -40,40 +40,6 @@ GATHER_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 INSPECT_SECONDS = 15.0
 _NONE = np.empty(0, np.int64)
-
-
-class Reader(Protocol):
-    """What reads the topic: a `KafkaSource`."""
-
-    def inspect(self, timeout_seconds: float) -> TopicState: ...
-    def assign(self, offsets: Offsets) -> None: ...
-    def poll(self, max_records: int, timeout_seconds: float) -> RawBatch | None: ...
-    def advance(self) -> Ranges: ...
-    def gaps(self) -> Ranges: ...
-    def confirm(self) -> None: ...
-    def new_partitions(self) -> Offsets: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def lag(self) -> Mapping[TopicPartition, int]: ...
-    def errors(self) -> tuple[ErrorNote, ...]: ...
-    def commit_offsets(self, offsets: Offsets) -> None: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Dealing:
-    """Decides on the table of each record of one topic.
-
-    Args:
-        keys_of: a batch of n records -> index of each record's key, int64 [n], and for each key a
-            value that leads to it.
-        begin: where a topic is begun that no table knows anything of.
-        queue_bytes: payload bytes that may wait for one table; at least one batch may.
-    """
-
-    keys_of: Callable[[RawBatch], tuple[npt.NDArray[np.int64], dict[str, str | None]]]
-    begin: Callable[[TopicState], Offsets]
-    queue_bytes: Callable[[], int]
 
 
 class Fan:
@@ -104,7 +70,12 @@ class Fan:
         self._committed: dict[str, Offsets] = {}
         #: Where the reader stands; None before it was assigned.
         self._at: dict[TopicPartition, int] | None = None
+        self._front = Front()
         self._ends: dict[TopicPartition, int] = {}
+        #: Of each partition, when the reading began.
+        self._first_ends: dict[TopicPartition, int] = {}
+        #: Of the reader; None before it was asked.
+        self._state: TopicState | None = None
         self._reader: Reader | None = None
         self._settling = self._stopping = False
         self._began = 0.0
@@ -120,6 +91,7 @@ class Fan:
             if self._stopping or (self._thread is not None and self._thread.is_alive()):
                 return
             self.failure, self._at, self._began = None, None, time.monotonic()
+            self._front = Front()
             self._thread = threading.Thread(target=self._work, name="k2i-fan", daemon=True)
             self._thread.start()
 
@@ -141,9 +113,13 @@ class Fan:
 
             self._changed.wait_for(settled, timeout_seconds)
 
-    def close(self) -> None:
-        """Ends the reading; branches give nothing more. Blocks until it has ended."""
+    def stop(self) -> None:
+        """Ends the reading; branches give nothing more. Does not wait for it."""
         self._stopping = True
+
+    def close(self) -> None:
+        """As `stop`, and blocks until it has ended."""
+        self.stop()
         if self._thread is not None:
             self._thread.join()
 
@@ -179,17 +155,20 @@ class Fan:
                 raise feed.failure
             if feed.empty and feed.behind:
                 # It has caught up with what it had: the topic is read again from there.
-                feed.behind, feed.full_since = False, None
-            found = feed.take(max_records)
-            self._changed.notify_all()
-            return found
+                feed.leave_behind(False)
+                self._changed.notify_all()
+            gaps, batch = feed.take(max_records)
+            if gaps or batch is not None:  # else nobody waits for it, and there may be many
+                self._changed.notify_all()
+            return gaps, batch
 
     def passed(self, key: str) -> Ranges:
         """Positions that the run of `key` may pass: none of their records is its own."""
         with self._changed:
             feed = self._feeds.get(key)
             ranges = {} if feed is None else feed.passed()
-            self._changed.notify_all()
+            if ranges:
+                self._changed.notify_all()
             return ranges
 
     def added(self, key: str) -> Offsets:
@@ -210,8 +189,8 @@ class Fan:
         reader = self._reader
         return () if reader is None else reader.errors()
 
-    def confirm(self) -> None:
-        """Returns if all that was read so far is of the topic that the reading began with.
+    def confirm(self, topic_id: str | None) -> None:
+        """Returns if all that was read so far is of the topic of this id.
 
         May block for some seconds.
 
@@ -219,9 +198,12 @@ class Fan:
             IntegrityError: the topic was deleted and created again.
             TransientError: the topic is not read at the moment.
         """
-        reader = self._reader
-        if reader is None:
+        with self._changed:
+            reader, state = self._reader, self._state
+        if reader is None or state is None:
             raise TransientError("The topic is being opened again.", component=Component.KAFKA)
+        if None not in (topic_id, state.topic_id) and topic_id != state.topic_id:
+            raise recreated(state.topic, topic_id, state.topic_id)
         reader.confirm()
 
     def publish(self, key: str, offsets: Offsets) -> None:
@@ -253,7 +235,8 @@ class Fan:
         if failure is None:
             return
         with self._changed:
-            self.failure = failure
+            # Whoever comes from now on has to begin the reading again.
+            self.failure, self._thread = failure, None
             # Each is told, also when another has begun the reading again by then.
             for feed in self._feeds.values():
                 feed.failure = feed.failure or failure
@@ -262,14 +245,25 @@ class Fan:
     def _open_and_read(self) -> None:
         reader = self._open_reader()
         try:
-            begin = self._dealing.begin(reader.inspect(INSPECT_SECONDS))
+            state = reader.inspect(INSPECT_SECONDS)
             with self._changed:
-                self._reader = reader
-            self._read(reader, begin)
+                self._reader, self._state = reader, state
+            self._read(reader, self._begin(state))
         finally:
             with self._changed:
                 self._reader = None
             reader.close()
+
+    def _begin(self, state: TopicState) -> Offsets:
+        """Where the topic is begun if it was not before, or was not without the known tables."""
+        begun, marks = self._places.begun, state.partitions.items()
+        self._first_ends = {TopicPartition(state.topic, n): m.high for n, m in marks}
+        if begun is None:
+            begin = self._dealing.begin(state)
+            if not self._places.all:
+                self._places.begin(begin)
+            return begin
+        return {TopicPartition(state.topic, n): max(begun.get(n, 0), m.low) for n, m in marks}
 
     def _read(self, reader: Reader, begin: Offsets) -> None:
         next_look = 0.0
@@ -278,15 +272,16 @@ class Fan:
                 wanted = None if self._settling or self._full() else self._wanted(begin)
                 if wanted is None:
                     self._changed.wait(POLL_SECONDS)
-                back = wanted is not None and self._is_behind(wanted)
-                if back:
-                    self._at = dict(wanted or {})
+                turns = wanted is not None and wanted != self._at
+                if turns and wanted is not None:
+                    self._at = dict(wanted)
+                    self._front.reached(wanted)
             if wanted is None:
                 reader.pause()
                 reader.poll(1, 0.0)
                 continue
-            if back:
-                log.info("reading from %s: the least that a table needs", _shown(wanted))
+            if turns:
+                log.info("reading from %s", _shown(wanted))
                 reader.assign(wanted)
             reader.resume()
             batch = reader.poll(POLL_RECORDS, POLL_SECONDS)
@@ -317,16 +312,15 @@ class Fan:
             return None
         if self._places.ruled_anew:
             self._accept_rules(feeds, complete=complete)
-        at = self._at or {}
-        wanted: dict[TopicPartition, int] = {}
-        for tp in {*at, *(tp for feed in feeds.values() for tp in feed.expected)}:
-            offsets = [feed.expected[tp] for feed in feeds.values() if tp in feed.expected]
-            wanted[tp] = min(offsets) if offsets else at[tp]
+        wanted = self._front.wanted(feeds, self._at or {}, self._ends)
+        if self._at is None and self._places.begun is not None:
+            return {tp: min(at, wanted.get(tp, at)) for tp, at in {**wanted, **begin}.items()}
         return wanted
 
     def _accept_rules(self, feeds: Mapping[str, Feed], *, complete: bool) -> None:
         offsets = [feed.expected for feed in feeds.values()]
-        if not complete or any(one != offsets[0] for one in offsets):
+        whole = complete and self._places.begun is None
+        if not whole or any(one != offsets[0] for one in offsets):
             raise IntegrityError(
                 "What decides on the tables of records was changed while the tables stand at "
                 "different offsets: some records would be in two tables, or in none.",
@@ -334,49 +328,43 @@ class Fan:
                 remedy="Run it with the settings from before, let all tables catch up, and end it "
                 "by a drain. Then change them.",
             )
-        self._places.accept_rules()
-
-    def _is_behind(self, wanted: Offsets) -> bool:
-        at = self._at
-        return at is None or any(at.get(tp, offset + 1) > offset for tp, offset in wanted.items())
+        self._places.accept_rules(self._dealing.key_of)
 
     def _full(self) -> bool:
-        """Whether some branch has no room; one that had none for long is left behind."""
+        """Whether some branch has no room; one that the others need not wait for is left behind."""
         now, limit = time.monotonic(), self._dealing.queue_bytes()
         found = False
         for key, feed in self._live().items():
-            if feed.empty or feed.nbytes < limit:
-                feed.full_since = None
+            if not feed.is_full(limit, now):
                 continue
-            feed.full_since = feed.full_since or now
-            if now - feed.full_since >= STALL_SECONDS and len(self._feeds) > 1:
+            others = [one for name, one in self._feeds.items() if name != key]
+            pointless = self._front.lags(feed) and not all(map(self._front.lags, others))
+            if pointless or (others and feed.waited_seconds >= STALL_SECONDS):
                 log.warning("table %s is slower than its topic: the others go on", key)
-                feed.behind = True
+                feed.leave_behind(True)
             else:
                 found = True
         return found
 
     def _deal(self, batch: RawBatch) -> None:
         codes, found = self._dealing.keys_of(batch)
-        assert self._at is not None
         fresh = {key: value for key, value in found.items() if key not in self._places.all}
         if fresh:
             # Before anybody is given anything: see `Places`.
-            self._places.add(fresh, self._at)
+            self._places.add(fresh, self._at or {})
             self._on_found()
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(found) + 1))
         records = {key: order[bounds[n] : bounds[n + 1]] for n, key in enumerate(found)}
         with self._changed:
-            self._at.update({tp: span.end for tp, span in batch.ranges.items()})
+            self._move({tp: span.end for tp, span in batch.ranges.items()})
             for key, feed in self._live().items():
                 feed.hand(batch, records.get(key, _NONE))
             self._changed.notify_all()
 
     def _lose(self, gaps: Ranges) -> None:
         with self._changed:
-            assert self._at is not None
-            self._at.update({tp: span.end for tp, span in gaps.items()})
+            self._move({tp: span.end for tp, span in gaps.items()})
             for feed in self._live().values():
                 feed.lose(gaps)
             self._changed.notify_all()
@@ -385,15 +373,25 @@ class Fan:
         """Positions without records, the ends of the partitions, new partitions."""
         passed, added, lag = reader.advance(), reader.new_partitions(), reader.lag()
         with self._changed:
+            self._move({tp: span.end for tp, span in passed.items()})
             assert self._at is not None
-            self._at.update({tp: span.end for tp, span in passed.items()})
-            self._at = {**added, **self._at}
+            self._move({tp: at for tp, at in added.items() if tp not in self._at})
             for feed in self._live().values():
                 feed.move(passed)
                 known = feed.expected.keys() | feed.added.keys()
                 feed.added.update({tp: 0 for tp in self._at if tp not in known})
             self._ends = {tp: self._at.get(tp, 0) + waiting for tp, waiting in lag.items()}
-            self._changed.notify_all()
+            if passed or added:
+                self._changed.notify_all()
+        dealt, ends = self._front.dealt, self._first_ends.items()
+        whole = all(dealt.get(tp, 0) >= end for tp, end in ends)
+        if whole and self._places.all and self._places.begun is not None:
+            self._places.whole()
+
+    def _move(self, offsets: Offsets) -> None:
+        assert self._at is not None
+        self._at.update(offsets)
+        self._front.reached(offsets)
 
 
 def _shown(offsets: Offsets) -> str:

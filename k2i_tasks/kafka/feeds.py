@@ -14,6 +14,8 @@ from k2i_tasks.types import OffsetRange, Offsets, Ranges, RawBatch, TopicPartiti
 Gap = dict[TopicPartition, OffsetRange]
 _NEVER = np.iinfo(np.int64).max
 _NONE = np.empty(0, np.int64)
+#: What a record takes beside its payload: records of nothing, too, have to have an end.
+RECORD_BYTES = 200
 
 
 class Feed:
@@ -28,9 +30,9 @@ class Feed:
     Attributes:
         expected: next offset to take in.
         given: how far the run has polled.
-        nbytes: payload bytes that wait.
+        nbytes: bytes that wait, about.
         behind: whether it is left behind by the reading.
-        full_since: since when it had no room; None while it has.
+        waited_seconds: how much longer it had no room than it had some.
         added: partitions that are new, for the run to accept.
         failure: why it gets nothing more, once what waits is given.
     """
@@ -40,7 +42,8 @@ class Feed:
         self.given = dict(offsets)
         self.nbytes = 0
         self.behind = False
-        self.full_since: float | None = None
+        self.waited_seconds = 0.0
+        self._looked: tuple[float, bool] | None = None
         self.added: dict[TopicPartition, int] = {}
         self.failure: K2IError | None = None
         #: Where the next thing in the queue begins: behind `expected` by positions without records
@@ -51,6 +54,20 @@ class Feed:
     @property
     def empty(self) -> bool:
         return not self._queue
+
+    def is_full(self, limit_bytes: int, now: float) -> bool:
+        """Whether it has no room, at `now`, in seconds of any clock; counts how long."""
+        full = not self.empty and self.nbytes >= limit_bytes
+        if self._looked is not None:
+            since, was_full = self._looked
+            passed = now - since if was_full else since - now
+            self.waited_seconds = max(0.0, self.waited_seconds + passed)
+        self._looked = now, full
+        return full
+
+    def leave_behind(self, behind: bool) -> None:
+        """Whether nothing more is taken in before the queue is empty."""
+        self.behind, self.waited_seconds, self._looked = behind, 0.0, None
 
     @property
     def settled(self) -> bool:
@@ -70,7 +87,7 @@ class Feed:
             own = batch.chosen(records, self._moved())
             self._handed = dict(self.expected)
             self._queue.append(own)
-            self.nbytes += own.payload_bytes
+            self.nbytes += _size_bytes(own)
 
     def move(self, ranges: Ranges) -> None:
         """Takes in positions that hold no records."""
@@ -137,11 +154,11 @@ class Feed:
         batch = self._queue.popleft() if self._queue else None
         assert not isinstance(batch, dict)
         if batch is not None:
-            self.nbytes -= batch.payload_bytes
+            self.nbytes -= _size_bytes(batch)
             if len(batch) > max_records:
                 batch, rest = batch.split(max_records)
                 self._queue.appendleft(rest)
-                self.nbytes += rest.payload_bytes
+                self.nbytes += _size_bytes(rest)
         for ranges in (gaps, batch.ranges if batch is not None else {}):
             self.given.update({tp: span.end for tp, span in ranges.items()})
         return gaps, batch
@@ -161,3 +178,7 @@ class Feed:
         for offsets in (self.expected, self._handed, self.given):
             offsets.update(added)
         return added
+
+
+def _size_bytes(batch: RawBatch) -> int:
+    return batch.payload_bytes + RECORD_BYTES * len(batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,9 @@ class Places:
         self._topic = topic
         self._rules = hashlib.sha256(rules.encode()).hexdigest()
         self._known: dict[str, Place] = {}
+        #: Where the topic was begun without this file, by partition; None once all that was in it
+        #: then was dealt out. Tables that another file knew may have passed records of others.
+        self.begun: Mapping[int, int] | None = None
         #: Whether other rules decided until now.
         self.ruled_anew = False
         self._read()
@@ -65,9 +68,29 @@ class Places:
         return self._known
 
     def start(self, key: str) -> dict[TopicPartition, int]:
-        """Where to begin with a table that records nothing yet."""
+        """Where to begin with a table that records nothing yet.
+
+        Raises:
+            IntegrityError: no records go there any more.
+        """
+        if key not in self._known:
+            raise IntegrityError(
+                f"No records of topic {self._topic} go to table {key} any more.",
+                component=Component.KAFKA,
+                remedy="The rules of routing have changed: nothing is missing.",
+            )
         start = self._known[key].start
         return {TopicPartition(self._topic, number): at for number, at in start.items()}
+
+    def begin(self, offsets: Offsets) -> None:
+        """The topic is begun at `offsets`; kept with the first tables that are found."""
+        self.begun = {tp.partition: at for tp, at in offsets.items()}
+
+    def whole(self) -> None:
+        """All tables are known that have records in what the topic was when it was begun."""
+        self.begun = None
+        if self._known:
+            self._write(self._known)
 
     def add(self, found: Mapping[str, str | None], position: Offsets) -> None:
         """Keeps new tables, synced. May block.
@@ -91,9 +114,17 @@ class Places:
         added = {key: Place(value, start) for key, value in found.items()}
         self._write({**self._known, **added})
 
-    def accept_rules(self) -> None:
-        """From now on the rules are those that were given. May block."""
-        self._write(self._known)
+    def accept_rules(self, key_of: Callable[[str | None], str]) -> None:
+        """From now on the rules are those that were given. May block.
+
+        Tables that no known value leads to any more are left; should another value lead there,
+        they are found again.
+
+        Args:
+            key_of: a value -> key of its table, by these rules.
+        """
+        known = self._known.items()
+        self._write({key: place for key, place in known if key_of(place.value) == key})
         self.ruled_anew = False
 
     def _read(self) -> None:
@@ -113,18 +144,24 @@ class Places:
                 for key, value, start in body["tables"]
             }
             topic, rules = body["topic"], body["rules"]
+            begun = body["begun"]
+            if begun is not None:
+                begun = {int(number): int(at) for number, at in begun.items()}
         except (KeyError, TypeError, ValueError) as error:
             raise self._refused("is damaged") from error
         if topic != self._topic:
             raise self._refused(f"is about topic {topic}")
-        self._known, self.ruled_anew = known, rules != self._rules
+        self._known, self.begun, self.ruled_anew = known, begun, rules != self._rules
 
     def _write(self, known: dict[str, Place]) -> None:
         tables = [
             [key, place.value, {str(number): at for number, at in place.start.items()}]
             for key, place in known.items()
         ]
-        body = {"topic": self._topic, "rules": self._rules, "tables": tables}
+        begun = None
+        if self.begun is not None:
+            begun = {str(number): at for number, at in self.begun.items()}
+        body = {"topic": self._topic, "rules": self._rules, "tables": tables, "begun": begun}
         whole = {"format": _FORMAT, "sha256": _checksum(body), "body": body}
         scratch = self._path.with_name(f"{self._path.name}.new")
         try:

@@ -13,7 +13,8 @@ import numpy as np
 from k2i_tasks.codecs.values import coded
 from k2i_tasks.errors import K2IError
 from k2i_tasks.kafka.branch import Branch
-from k2i_tasks.kafka.fan import Dealing, Fan
+from k2i_tasks.kafka.dealing import Dealing
+from k2i_tasks.kafka.fan import Fan
 from k2i_tasks.kafka.places import Places
 from k2i_tasks.kafka.state import TopicState, Watermarks
 from k2i_tasks.types import OffsetRange, Offsets, Ranges, RawBatch, TopicPartition
@@ -30,6 +31,8 @@ class FakeTopic:
         self.low = [0] * len(partitions)
         self.failure: K2IError | None = None
         self.readers = 0
+        #: How far it can be read for now; None for all.
+        self.end: int | None = None
 
     def state(self, _timeout: float = 0.0) -> TopicState:
         marks = {n: Watermarks(self.low[n], len(records)) for n, records in enumerate(self.records)}
@@ -69,7 +72,9 @@ class FakeReader:
                 self._gaps[tp] = OffsetRange(at, low)
                 self.at[tp] = low
                 return None
-            values = self.topic.records[tp.partition][at : at + min(5, max_records)]
+            values = self.topic.records[tp.partition][: self.topic.end][
+                at : at + min(5, max_records)
+            ]
             if values:
                 self.at[tp] = at + len(values)
                 offsets = np.arange(at, at + len(values), dtype=np.int64)
@@ -132,14 +137,20 @@ class Rig:
         #: Tables that were on disk whenever new ones were told of.
         self.kept: list[set[str]] = []
         self.places = Places(folder / "tables.json", "t", rules)
-        self.limit = 1_000
+        self.limit = 1_000_000
+        #: Value -> its table, where that has another name.
+        self.renamed: dict[str, str] = {}
         dealing = Dealing(
-            lambda raw: coded([(v or b"").decode() for v in raw.values], lambda v: v or ""),
+            lambda raw: coded([(v or b"").decode() for v in raw.values], self.key_of),
+            self.key_of,
             lambda state: {TopicPartition("t", n): m.low for n, m in state.partitions.items()},
             lambda: self.limit,
         )
         self.readers: list[FakeReader] = []
         self.fan = Fan(self._open, self.places, dealing, on_found=self._on_found)
+
+    def key_of(self, value: str | None) -> str:
+        return self.renamed.get(value or "", value or "")
 
     def _on_found(self) -> None:
         self.kept.append(set(Places(self.path, "t", "rules").all))
@@ -171,6 +182,7 @@ class Run:
         self.got: list[tuple[int, int]] = []
         self.lost: list[OffsetRange] = []
         self.key = key
+        self._key_of = rig.key_of
 
     def turn(self) -> None:
         batch = self.branch.poll(3, 0.01)
@@ -178,7 +190,7 @@ class Run:
             self._pass(tp, span)
             self.lost.append(span)
         if batch is not None:
-            assert set(batch.values) <= {self.key.encode()}
+            assert {self._key_of((v or b"").decode()) for v in batch.values} <= {self.key}
             for tp, span in batch.ranges.items():
                 self._pass(tp, span)
             self.got += zip(batch.partitions.tolist(), batch.offsets.tolist(), strict=True)

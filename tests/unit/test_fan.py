@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from k2i_tasks.errors import Component, IntegrityError, ServiceError, TransientError
 from k2i_tasks.kafka import fan as fans
+from k2i_tasks.kafka import front
+from k2i_tasks.kafka.feeds import Feed
 from k2i_tasks.kafka.places import Places
-from k2i_tasks.types import OffsetRange
+from k2i_tasks.types import OffsetRange, RawBatch
 from tests.unit.fan_world import P0, P1, PATIENCE_SECONDS, FakeTopic, Rig, awaited, places_of
 
 
@@ -75,6 +79,101 @@ def test_a_slow_run_is_left_behind_and_catches_up(
         assert sorted(slow.got) == places_of(topic, "b")
 
 
+def test_a_run_that_is_slow_all_the_time_does_not_slow_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It always takes something before it could be called stuck."""
+    monkeypatch.setattr(fans, "STALL_SECONDS", 0.1)
+    topic = FakeTopic("ab" * 1000)
+    with Rig(tmp_path, topic) as rig:
+        rig.limit = 4
+        assert rig.found.wait(PATIENCE_SECONDS)
+        fast, slow = rig.run("a"), rig.run("b", {P0: 0})
+
+        def both() -> bool:
+            time.sleep(0.02)
+            slow.turn()
+            return fast.at[P0] == 2000
+
+        began = time.monotonic()
+        together = threading.Thread(target=fast.until, args=(lambda: fast.at[P0] == 2000,))
+        together.start()
+        while together.is_alive():
+            both()
+        assert slow.at[P0] < 1000, time.monotonic() - began
+        # It reads again what it has missed, and nothing else; then the end is read on.
+        slow.until_at(2000)
+        topic.records[0] += "ab"
+        for run in (fast, slow):
+            run.until_at(2002)
+            assert run.got == places_of(topic, run.key)
+
+
+def test_a_run_that_lags_far_behind_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front, "TURN_SECONDS", 0.02)
+    topic = FakeTopic("a" + "b" * 3 + "a" * 3000)
+    with Rig(tmp_path, topic) as rig:
+        assert rig.found.wait(PATIENCE_SECONDS)
+        fast = rig.run("a")
+        fast.until_at(3004)
+        for _ in range(5):
+            # It never comes far, and begins again and again.
+            broken = rig.run("b", {P0: 0})
+            topic.records[0] += "a"
+            fast.until_at(len(topic.records[0]))
+            assert rig.fan.lag("b")[P0] > 0
+            broken.branch.close()
+        late = rig.run("b", {P0: 0})
+        late.until_at(len(topic.records[0]))
+        for run in (fast, late):
+            assert run.got == places_of(topic, run.key)
+
+
+def test_what_another_file_knew_is_found_again_also_after_a_kill_meanwhile(tmp_path: Path) -> None:
+    """Table a is far, table b is not, and the file is lost; the process ends after it has a."""
+    topic = FakeTopic("a" * 10 + "b" * 10 + "a" * 80)
+    topic.end = 8
+    with Rig(tmp_path, topic) as rig:
+        assert rig.found.wait(PATIENCE_SECONDS)
+        awaited(lambda: rig.places.all)
+    assert list(Places(rig.path, "t", "rules").all) == ["a"]
+    topic.end = None
+    with Rig(tmp_path, topic) as rig:
+        run = rig.run("a", {P0: 100})
+        awaited(lambda: sorted(rig.places.all) == ["a", "b"])
+        rest = rig.run("b", {P0: 15})
+        rest.until_at(100)
+        assert rest.got == [place for place in places_of(topic, "b") if place[1] >= 15]
+        awaited(lambda: rig.places.begun is None)
+        assert run.got == []
+    assert Places(rig.path, "t", "rules").begun is None
+
+
+def test_records_of_nothing_wait_for_a_slow_run_within_bounds(tmp_path: Path) -> None:
+    feed = Feed({P0: 0})
+    none = np.arange(1000)
+    raw = RawBatch(
+        *("t", none.astype(np.int32) * 0, none, none, [None] * 1000, [None] * 1000),
+        *(None, {P0: OffsetRange(0, 1000)}, 0),
+    )
+    feed.hand(raw, none)
+    assert feed.is_full(100_000, 0.0)
+
+
+def test_what_was_read_of_one_topic_is_not_confirmed_by_another_of_its_name(
+    tmp_path: Path,
+) -> None:
+    topic = FakeTopic("ab")
+    with Rig(tmp_path, topic) as rig:
+        assert rig.found.wait(PATIENCE_SECONDS)
+        run = rig.run("a")
+        run.branch.confirm()
+        with pytest.raises(IntegrityError, match="created again"):
+            rig.fan.confirm("another id")
+
+
 def test_alone_a_slow_run_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fans, "STALL_SECONDS", 0.001)
     topic = FakeTopic("a" * 50)
@@ -103,7 +202,7 @@ def test_when_the_topic_cannot_be_read_each_run_is_told_after_all_that_came_befo
                 run.until(lambda: False)
             run.branch.close()
         with pytest.raises(TransientError):
-            rig.fan.confirm()
+            rig.fan.confirm("id")
         topic.failure = None
         again = [rig.run(run.key, run.at) for run in runs]
         topic.records[0] += "ab"
@@ -162,7 +261,7 @@ def test_after_settling_all_runs_stand_at_one_place(tmp_path: Path) -> None:
             for run in runs:
                 run.turn()
         assert runs[0].at == runs[1].at
-        rig.fan.confirm()
+        rig.fan.confirm("id")
 
 
 def test_rules_may_change_only_where_all_tables_stand_at_one_place(tmp_path: Path) -> None:
@@ -170,6 +269,7 @@ def test_rules_may_change_only_where_all_tables_stand_at_one_place(tmp_path: Pat
     with Rig(tmp_path, topic) as rig:
         assert rig.found.wait(PATIENCE_SECONDS)
         rig.run("a").until_at(20)
+        awaited(lambda: rig.places.begun is None)
     with Rig(tmp_path, topic, "other rules") as rig:
         run = rig.run("a", {P0: 20})
         rig.run("b", {P0: 10})
@@ -181,6 +281,40 @@ def test_rules_may_change_only_where_all_tables_stand_at_one_place(tmp_path: Pat
         for run in runs:
             run.until_at(22)
     assert not Places(tmp_path / "tables.json", "t", "other rules").ruled_anew
+
+
+def test_rules_may_not_change_before_all_that_was_there_at_the_beginning_was_dealt_out(
+    tmp_path: Path,
+) -> None:
+    topic = FakeTopic("ab" * 10)
+    topic.end = 5
+    with Rig(tmp_path, topic) as rig:
+        assert rig.found.wait(PATIENCE_SECONDS)
+    with Rig(tmp_path, topic, "other rules") as rig:
+        runs = [rig.run(key, {P0: 5}) for key in rig.places.all]
+        with pytest.raises(IntegrityError, match="was changed while"):
+            runs[0].until(lambda: False)
+
+
+def test_tables_that_the_rules_name_anew_are_let_go_once_they_stand_at_one_place(
+    tmp_path: Path,
+) -> None:
+    topic = FakeTopic("ab" * 10)
+    with Rig(tmp_path, topic) as rig:
+        assert rig.found.wait(PATIENCE_SECONDS)
+        rig.run("a").until_at(20)
+        awaited(lambda: rig.places.begun is None)
+    rig = Rig(tmp_path, topic, "other rules")
+    rig.renamed = {"a": "x", "b": "b", "c": "b"}
+    with rig:
+        old = [rig.run(key, {P0: 20}) for key in "ab"]
+        topic.records[0] += "abc"
+        awaited(lambda: sorted(rig.places.all) == ["b", "x"])
+        new = rig.run("x")
+        new.until_at(23)
+        assert new.got == [(0, 20)]
+        old[1].until_at(23)
+        assert old[1].got == [(0, 21), (0, 22)]
 
 
 def test_the_kept_tables_are_whole_or_refused(tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import pytest
 
 from k2i_tasks.calls import InlineTracker, RetryPolicy, Tracker
 from k2i_tasks.clock import SystemClock
-from k2i_tasks.config.routes import Plan, Route
+from k2i_tasks.config.plans import Plan
+from k2i_tasks.config.routes import Route
 from k2i_tasks.errors import Component, FencedError, K2IError, ServiceError
 from k2i_tasks.fleet import Fleet
 from k2i_tasks.fleet_status import combined
@@ -76,7 +77,7 @@ class Rig:
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def _plan(self) -> Plan:
+    def _plan(self, _running: Set[str]) -> Plan:
         if self.unplanned is not None:
             raise self.unplanned
         config = config_of(topic_pattern=".*")
@@ -129,9 +130,8 @@ def test_topics_that_come_share_the_buffer_and_those_that_are_gone_are_let_go() 
         rig.topics += ["b", "c"]
         rig.until_states(a=RUNNING, b=RUNNING, c=RUNNING)
         assert rig.built["a"][0].sizes[-1] == rig.built["c"][0].sizes[-1] == 400
-        # Gone from Kafka: its run ends by itself, and is not missed.
+        # Gone from Kafka: its run ends, and is not missed.
         rig.topics.remove("b")
-        rig.built["b"][0].request_drain("")
         rig.until_states(a=RUNNING, c=RUNNING)
         outcome = rig.end()
     assert isinstance(outcome, Status)
@@ -157,6 +157,17 @@ def test_a_run_that_has_failed_at_the_end_is_told_and_stops_no_drain() -> None:
         outcome = rig.end()
     assert isinstance(outcome, ServiceError)
     assert rig.built["good"][0].progress.state is RunState.STOPPED
+
+
+def test_a_run_that_fails_for_a_topic_that_is_gone_is_let_go_and_its_share_with_it() -> None:
+    rig = Rig("good", "gone")
+    rig.errors["gone"] = [ServiceError("No such topic.", component=Component.KAFKA)] * 10_000
+    with rig:
+        rig.until(lambda: len(rig.built.get("gone", ())) > 3 and "good" in rig.built)
+        rig.topics.remove("gone")
+        rig.until_states(good=RUNNING)
+        rig.until(lambda: rig.built["good"][0].sizes[-1] == 1_200)
+        assert isinstance(rig.end(), Status)
 
 
 def test_a_table_that_another_run_has_taken_is_not_taken_back() -> None:
@@ -217,6 +228,12 @@ def test_many_tables_are_shown_as_their_sum() -> None:
     position = {TopicPartition("b", 0): 5}
     moved = combined(own(), [first, table("b", positions=position)], draining=False)
     assert moved.positions == {**first.positions, **position}
+    tp = TopicPartition("a", 0)
+    stands = {10: table("a", positions={tp: 10}, committed={tp: 9}, lag={tp: 0})}
+    stands[4] = table("a", positions={tp: 4}, committed={tp: 2}, lag={tp: 6})
+    for tables in ([stands[10], stands[4]], [stands[4], stands[10]]):
+        shared = combined(own(), tables, draining=False)
+        assert (shared.positions, shared.committed, shared.lag) == ({tp: 4}, {tp: 2}, {tp: 6})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from k2i_tasks.config import Config, load_config
-from k2i_tasks.config.routes import Plan, plan
+from k2i_tasks.config.plans import Plan, plan
+from k2i_tasks.config.routes import rules_of, target
 from k2i_tasks.errors import ConfigError
 
 BASE: dict[str, Any] = {
@@ -196,3 +197,79 @@ def test_topics_of_dead_letters_are_not_found_by_an_expression() -> None:
     assert chosen() == names
     assert chosen(to="both") == ["orders", "refused"]
     assert chosen(to="topic", topic="refused") == ["orders"]
+
+
+def test_no_table_is_another_ones_for_dead_letters() -> None:
+    for topics in (["a", "a__dead_letters"], ["a__dead_letters", "a"]):
+        for first in topics:
+            found = plan(config_of(topic_pattern=".*"), topics, 9, first={first})
+            assert list(tables(found)) == [first]
+            (refused,) = set(topics) - {first}
+            assert "d.a__dead_letters would hold records and dead letters" in found.refused[refused]
+    letters = {**BASE, "dead_letters.to": "topic", "routing.topics": topics}
+    found = plan(load_config(None, environ={}, overrides=letters), topics, 9)
+    assert list(tables(found)) == sorted(topics)
+
+
+def test_names_that_a_catalog_takes_for_one_are_one() -> None:
+    for kind, count in (("rest", 2), ("hive", 1), ("glue", 1)):
+        changes = {
+            **BASE,
+            "iceberg.catalog_type": kind,
+            "iceberg.hive_metastore_uri": "thrift://127.0.0.1:1",
+            "routing.topics": ["Orders", "orders"],
+        }
+        config = load_config(None, environ={}, overrides=changes)
+        assert len(plan(config, ["Orders", "orders"], 9).routes) == count
+
+
+def test_what_runs_already_gives_way_to_nothing_new() -> None:
+    config = config_of(topic_pattern=".*")
+    found = plan(config, ["a", "b", "c"], 2, first={"b", "c"})
+    assert list(tables(found)) == ["b", "c"]
+    assert "max_tables" in found.refused["a"]
+    found = plan(config, ["a.x", "a_x"], 9, first={"a_x"})
+    assert list(tables(found)) == ["a_x"]
+
+
+def by_field(**changes: Any) -> Config:
+    routing: dict[str, Any] = {"topics": ["t"], "by_field": "kind", "table_name": "{value}"}
+    overrides = {f"routing.{key}": value for key, value in routing.items()}
+    return load_config(None, environ={}, overrides={**BASE, **overrides, **changes})
+
+
+def test_a_table_found_by_other_rules_stays_the_table_that_it_was() -> None:
+    config = by_field(**{"iceberg.database_name": "new", "routing.table_name": "n_{value}"})
+    found = plan(config, ["t"], 9, {"t": {"d.x": "x", "new.n_x": "x"}})
+    assert not found.refused
+    assert [route.table for route in found.routes] == ["d.x", "new.n_x"]
+    logs = [Path(route.config.transaction_log.log_dir) for route in found.routes]
+    assert logs == [Path("wal/topics/t/d.x"), Path("wal/topics/t/new.n_x")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iceberg.database_name": "new"},
+        {"routing.table_name": "n_{value}"},
+        {"routing.value_missing": "none"},
+        {"routing.by_field": "another"},
+        {"kafka.max_message_bytes": 2_000_000},
+        {
+            "kafka.format.type": "jsonschema",
+            "kafka.format.schema_registry_url": "http://127.0.0.1:1",
+        },
+    ],
+)
+def test_whatever_decides_on_a_records_table_is_a_rule(changes: dict[str, Any]) -> None:
+    assert rules_of(by_field(**changes)) != rules_of(by_field())
+    assert rules_of(by_field(**{"buffer.max_size_mb": 99})) == rules_of(by_field())
+
+
+def test_records_whose_value_gives_no_name_go_to_the_table_of_those_without_one() -> None:
+    entry = {"topic": ".*", "value": "x(?P<rest>.*)", "table_name": "{rest}"}
+    config = by_field(**{"routing.tables": [entry]})
+    assert target(config, "t", "xy").key == "d.y"
+    assert target(config, "t", "x").key == target(config, "t", None).key == "d.other"
+    found = plan(config, ["t"], 9, {"t": {"d.other": "x"}})
+    assert [route.table for route in found.routes] == ["d.other"]
