@@ -6,6 +6,7 @@ tried again, with a growing wait, while the others go on; each goes on where it 
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Sequence, Set
@@ -138,6 +139,9 @@ class TableRun:
             wait = self._policy.wait_seconds(failures)
             if self._drain is None:
                 log.error("%s failed, again in %.0f s: %s", self.route.name, wait, self.error)
+                # Connections to the catalog hang in cycles; few objects come while runs fail, so
+                # the collector would not look for long.
+                gc.collect()
                 self._awake.wait(wait)
             else:
                 log.error("%s failed: %s", self.route.name, self.error)

@@ -65,11 +65,13 @@ class Tables:
         staging: writes data files; used by the flush thread.
         committer: commits; used by the commit thread (and by the starting thread before it runs).
         dead_letters: where records go that could not be decoded.
+        close: lets go of the connections.
     """
 
     staging: Staging
     committer: Committer
     dead_letters: Letterbox
+    close: Callable[[], None]
 
 
 class Operations:
@@ -317,6 +319,8 @@ class Operations:
         """Tells Kafka the last offsets and closes the log. Idempotent; bounded."""
         self._acknowledger.close(ACKNOWLEDGE_SECONDS)
         self._journal.close()
+        if "_tables" in vars(self):  # was connected
+            self._tables.close()
 
     # Inside.
 

@@ -165,7 +165,12 @@ def build_operations(
             confirm=claim_of(committer, staging),
             show_payloads=config.dead_letters.log_payloads,
         )
-        return Tables(staging, committer, letterbox)
+
+        def close() -> None:
+            flushing.close()
+            committing.close()
+
+        return Tables(staging, committer, letterbox, close)
 
     return Operations(config, connect, journal, commit_offsets)
 

@@ -235,7 +235,9 @@ def find_table(catalog: Catalog, identifier: tuple[str, ...]) -> Table | None:
 
 
 def check_catalog(iceberg: Iceberg, secrets: Mapping[str, str]) -> str:
-    """Tries the catalog: login, then the table and its columns. Changes nothing. May block.
+    """Tries the catalog: login, then the table, if one is named, and its columns. May block.
+
+    Changes nothing.
 
     Returns:
         What was found, one sentence.
@@ -244,6 +246,10 @@ def check_catalog(iceberg: Iceberg, secrets: Mapping[str, str]) -> str:
         K2IError: it does not work, and why.
     """
     catalog = open_catalog(iceberg, secrets)
+    if not iceberg.table_name:
+        with translated("listing the namespaces of the catalog"):
+            catalog.list_namespaces()
+        return "The catalog answers."
     identifier = identifier_of(iceberg.database_name, iceberg.table_name)
     name = ".".join(identifier)
     table = find_table(catalog, identifier)
@@ -264,6 +270,8 @@ def check_catalog(iceberg: Iceberg, secrets: Mapping[str, str]) -> str:
 def check_store(iceberg: Iceberg, secrets: Mapping[str, str]) -> str:
     """Writes, reads and deletes one small file where the table's files go. May block.
 
+    Without a table that is named: in the warehouse.
+
     Returns:
         What was found, one sentence.
 
@@ -271,7 +279,9 @@ def check_store(iceberg: Iceberg, secrets: Mapping[str, str]) -> str:
         K2IError: it does not work, and why.
     """
     catalog = open_catalog(iceberg, secrets)
-    table = find_table(catalog, identifier_of(iceberg.database_name, iceberg.table_name))
+    table = None
+    if iceberg.table_name:
+        table = find_table(catalog, identifier_of(iceberg.database_name, iceberg.table_name))
     if table is not None:
         folder = table.location()
         probe(table.io, folder)
