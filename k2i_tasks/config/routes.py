@@ -119,9 +119,8 @@ def config_of(config: Config, topic: str, value: str | None = None, key: str = "
     """
     found = target(config, topic, value)
     database, _, table = (key or found.key).rpartition(".")
-    folder = Path(config.transaction_log.log_dir) / "topics" / topic
-    if config.routing.by_value:
-        folder /= f"{database}.{table}"
+    # A log belongs to one table: under another name the topic begins another one.
+    folder = Path(config.transaction_log.log_dir) / "topics" / topic / f"{database}.{table}"
     changes = _changes(config, topic, table, folder)
     if found.entry is not None:
         entry, at = config.routing.tables[found.entry], f"routing.tables.{found.entry}"

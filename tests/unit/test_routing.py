@@ -98,7 +98,7 @@ def test_each_table_has_a_whole_configuration_and_a_log_of_its_own() -> None:
     assert not first.routing.enabled
     assert not second.routing.enabled
     assert first.kafka.topic == "a"
-    assert Path(second.transaction_log.log_dir) == Path("wal/topics/b")
+    assert Path(second.transaction_log.log_dir) == Path("wal/topics/b/d.b")
     assert second.iceberg.partition_spec[0].transform == "day"
     assert (first.iceberg.sink, second.iceberg.sink) == ("main", "b")
     assert second.buffer.flush_interval_seconds == 2.5
