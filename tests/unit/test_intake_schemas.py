@@ -19,39 +19,18 @@ from k2i_tasks.types import DecodedBatch, RawBatch
 from tests.support import open_gate
 from tests.unit.codec_batches import batch_of, payload
 from tests.unit.framed_rows import Known, framed, row
+from tests.unit.standstill_rig import Source
 
 SCHEMA = pa.schema([("a", pa.int64())])
 AWAY = TransientError("The schema registry is away.", component=Component.REGISTRY)
 POLL_SECONDS = 0.2
 
 
-class Source:
-    """Gives batches one after the other; gives none while it is paused."""
-
-    def __init__(self, batches: list[RawBatch]) -> None:
-        self.batches = batches
-        self.paused = False
-        self.polls = 0
-
-    def poll(self, _max_records: int, _timeout: float) -> RawBatch | None:
-        self.polls += 1
-        return None if self.paused or not self.batches else self.batches.pop(0)
-
-    def gaps(self) -> dict[Any, Any]:
-        return {}
-
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
-
-
 class Rig:
     """An intake before a source of these batches."""
 
     def __init__(self, known: Known, *batches: RawBatch) -> None:
-        self.source = Source(list(batches))
+        self.source = Source(batches)
         self.progress = Progress("t", "t", 1 << 30, SystemClock())
         self.progress.state = RunState.RUNNING
         source: Any = self.source
