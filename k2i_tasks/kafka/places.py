@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from k2i_tasks.durable import sync
+from k2i_tasks.durable import replace
 from k2i_tasks.errors import Component, IntegrityError, ServiceError
 from k2i_tasks.types import Offsets, TopicPartition
 
@@ -163,15 +162,8 @@ class Places:
             begun = {str(number): at for number, at in self.begun.items()}
         body = {"topic": self._topic, "rules": self._rules, "tables": tables, "begun": begun}
         whole = {"format": _FORMAT, "sha256": _checksum(body), "body": body}
-        scratch = self._path.with_name(f"{self._path.name}.new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(scratch, "wb") as file:
-                file.write(json.dumps(whole).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(self._path)
-            sync(self._path.parent)
+            replace(self._path, json.dumps(whole).encode())
         except OSError as error:
             raise self._failed("written", error) from error
         self._known = known

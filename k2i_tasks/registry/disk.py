@@ -6,15 +6,13 @@ is read is compared with its checksum; what does not fit is fetched anew.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from k2i_tasks.durable import sync
+from k2i_tasks.durable import replace
 from k2i_tasks.registry.model import WriterSchema
 
 log = logging.getLogger(__name__)
@@ -56,19 +54,8 @@ class DiskCache:
     def write(self, schema: WriterSchema) -> None:
         """Keeps `schema`, synced, as a whole or not at all. May block; idempotent."""
         path = self.path(schema.id)
-        scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(scratch, "wb") as file:
-                    file.write(_text(schema))
-                    file.flush()
-                    os.fsync(file.fileno())
-                scratch.replace(path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    scratch.unlink()
-            sync(self._folder)
+            replace(path, _text(schema))
         except OSError as error:
             log.warning("schema %d cannot be kept at %s: %s", schema.id, path, error)
 
