@@ -15,7 +15,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "types errors clock collector durable figures committed sql_words server_keeper resident",
-        "status",
+        "status views",
         "calls config metrics logs failpoints sql_guard local_server progress registry resumption",
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
         "cells prefect_api standstill terminal_parts cli_options cli_status",
