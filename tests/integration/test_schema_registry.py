@@ -43,7 +43,8 @@ class Registered:
     def __init__(self, folder: Path, bootstrap: str, registry: str, kind: str) -> None:
         self.topic = f"registered-{uuid.uuid4().hex[:8]}"
         create_topic(bootstrap, self.topic, 1)
-        self.client = SchemaRegistryClient({"url": registry})
+        # Without a time-out of ours it waits for ever; in time it asks again.
+        self.client = SchemaRegistryClient({"url": registry, "timeout": 20})
         self.program = Program(folder, bootstrap, self.topic)
         self.program.environ = {
             "K2I_KAFKA_FORMAT_TYPE": kind,
