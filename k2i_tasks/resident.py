@@ -3,12 +3,14 @@
 What a fetch of Kafka's brings is let go in another order than it came in, so that the C library's
 heap is full of holes: with 64 partitions half of it, some 200 MB. The library gives back only what
 lies at its end, unless it is told to look everywhere (`malloc_trim`). That costs new page faults,
-so it is done only when the process is large.
+so it is done only when the process is large. What is garbage in cycles goes first: commits leave
+some of PyIceberg's, and the collector rarely comes by itself (`collector`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import threading
@@ -63,6 +65,7 @@ def bounded(buffer_bytes_max: int) -> Iterator[None]:
         while not ended.wait(LOOK_SECONDS):
             before = resident_bytes()
             if before > limit:
+                gc.collect()
                 trim()
                 log.debug("%d MB given back of %d", (before - resident_bytes()) >> 20, before >> 20)
                 ended.wait(REST_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import pyarrow as pa
@@ -38,6 +39,18 @@ _FOOTERS_MAX = 1024
 _METRICS = "write.metadata.metrics."
 
 
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """A file's Parquet footer, and the Arrow schema with field ids that it was written by.
+
+    The footer would give the schema, too, but then the two hold each other, and each stays in
+    memory until the garbage collector comes: with hundreds of files a second that is megabytes.
+    """
+
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+
+
 class Footers:
     """Footers of files written by this process, so that a commit does not read them back.
 
@@ -46,16 +59,16 @@ class Footers:
 
     def __init__(self, most: int = _FOOTERS_MAX) -> None:
         self._most = most
-        self._found: OrderedDict[str, pq.FileMetaData] = OrderedDict()
+        self._found: OrderedDict[str, Footer] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, path: str, footer: pq.FileMetaData) -> None:
+    def keep(self, path: str, footer: Footer) -> None:
         with self._lock:
             self._found[path] = footer
             while len(self._found) > self._most:
                 self._found.popitem(last=False)
 
-    def find(self, path: str) -> pq.FileMetaData | None:
+    def find(self, path: str) -> Footer | None:
         with self._lock:
             return self._found.get(path)
 
@@ -67,15 +80,14 @@ class Footers:
 FRESH = Footers()
 
 
-def data_file(table: Table, staged: StagedFile, footer: pq.FileMetaData | None = None) -> DataFile:
+def data_file(table: Table, staged: StagedFile) -> DataFile:
     """Iceberg's entry for a staged file: statistics, bounds, partition, sort order.
 
     The same for a file just written and for one that an earlier process left. May block.
 
     Args:
         table: as loaded for the commit.
-        staged: the file.
-        footer: its Parquet footer; else the one kept from writing, else it is read.
+        staged: the file. Its footer is the one kept from writing, else it is read.
 
     Raises:
         IntegrityError: the file is not there, or is not the one that was staged.
@@ -84,11 +96,12 @@ def data_file(table: Table, staged: StagedFile, footer: pq.FileMetaData | None =
     spec = table.specs().get(staged.spec_id)
     if spec is None:
         raise _damaged(staged, f"was staged for partition spec {staged.spec_id}, which is gone")
-    footer = footer or FRESH.find(staged.path) or read_footer(table.io, staged)
+    kept = FRESH.find(staged.path)
+    footer = kept.metadata if kept else read_footer(table.io, staged)
     if footer.num_rows != staged.rows:
         raise _damaged(staged, f"holds {footer.num_rows} rows, staged were {staged.rows}")
     # By the file's own schema: the table's may have changed since the file was written.
-    schema = footer.schema.to_arrow_schema().remove_metadata()
+    schema = (kept.schema if kept else footer.schema.to_arrow_schema()).remove_metadata()
     metrics = tuple(
         item for item in sorted(table.properties.items()) if item[0].startswith(_METRICS)
     )

@@ -15,7 +15,7 @@ from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
 from k2i_tasks.iceberg.arrow import arrow_schema
-from k2i_tasks.iceberg.data_files import FRESH
+from k2i_tasks.iceberg.data_files import FRESH, Footer
 from k2i_tasks.iceberg.encoding import dictionary_columns
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.files import in_folder, local_path, remove, sync_file
@@ -96,7 +96,7 @@ class DataFileOutput:
             except BaseException:
                 self.remove_quietly(location)
                 raise
-        FRESH.keep(location, footer)
+        FRESH.keep(location, Footer(footer, self.schema))
         text = self.partition_text(partition)
         found.staged = StagedFile(location, size, found.rows, self.spec.spec_id, text)
 

@@ -16,10 +16,11 @@ client_log = logging.getLogger("k2i_tasks.kafka.client")
 # A failed connection is logged for each try, many times a second; the error callback tells it too.
 client_log.addFilter(lambda record: not record.getMessage().startswith("FAIL "))
 
-#: Records that librdkafka holds ready over all partitions; with one fetch in flight about 64 MiB.
-QUEUE_KIBIBYTES = 32 << 10
-#: Most bytes of one fetch answer, unless a single batch is larger.
-FETCH_BYTES = 16 << 20
+#: Records that librdkafka holds ready over all partitions. With small records each takes about as
+#: much again for itself, and a fetch comes on top, unpacked to several times its size.
+QUEUE_KIBIBYTES = 16 << 10
+#: Most bytes of one fetch answer, as they are sent, unless a single batch is larger.
+FETCH_BYTES = 4 << 20
 #: Most bytes asked for per partition and fetch.
 FETCH_PARTITION_BYTES = 1 << 20
 #: Room in an answer for what surrounds the records.

@@ -17,9 +17,9 @@ resident.BASE_BYTES, resident.LOOK_SECONDS = int(sys.argv[1]) << 20, 0.01
 pieces = [bytes(16_000) for _ in range(16_000)]
 with resident.bounded(0):
     kept = pieces[::2]
+    whole = resident.resident_bytes()
     del pieces
     deadline = time.monotonic() + 30
-    whole = resident.resident_bytes()
     while sys.argv[2] == "less" and resident.resident_bytes() > whole - (64 << 20):
         assert time.monotonic() < deadline, resident.resident_bytes()
         time.sleep(0.01)
