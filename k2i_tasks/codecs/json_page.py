@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -70,6 +70,8 @@ class Page:
             suspects = np.arange(len(texts)) if not sound else np.flatnonzero(~fit)
             self._set_aside(texts, suspects.tolist(), max_message_bytes)
         self._buffer = pa.py_buffer(self._body)
+        #: What `read` reads once there are blank places.
+        self._changed: bytearray | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -142,13 +144,15 @@ class Page:
             at = self._body.find(needle, int(self._ends[places[-1]]))
         return places
 
-    def blank(self, places: Sequence[int]) -> None:
+    def blank(self, places: Iterable[int]) -> None:
         """From now on `read` finds an empty object in these places, one whole document as well."""
-        body = bytearray(self._buffer)
+        if self._changed is None:
+            self._changed = bytearray(self._body)
+            self._buffer = pa.py_buffer(self._changed)
         for place in places:
             start, end = int(self._starts[place]), int(self._ends[place])
-            body[start:end] = _TOMBSTONE.ljust(end - start)
-        self._buffer = pa.py_buffer(body)
+            # Of the same length, as the buffer is held: what was read of it is a copy.
+            self._changed[start:end] = _TOMBSTONE.ljust(end - start)
 
     def end_of(self, start: int, records_max: int, bytes_max: int) -> int:
         """End of the part from `start` within both bounds; at least one payload long."""

@@ -24,8 +24,8 @@ SUSPECTS_SHARE = 64
 #: Needles that are kept for the next page.
 NEEDLES_MAX = 8
 #: Size of one fast reading: halved after a refusal, doubled after so many clean ones. A refused one
-#: is half wasted, and a small one costs more for each record: at one bad record in a thousand both
-#: cost the least with the smallest.
+#: is half wasted, and a small one costs more for each record. What is read is taken together again,
+#: since making columns of it costs much for each part.
 CLEAN_PARTS = 3
 PART_RECORDS_MIN = 512
 PART_RECORDS_MAX = 4096
@@ -67,30 +67,63 @@ class Reading:
         self.part_records = part_records
         self._pieces: list[Piece] = []
         self._errors: dict[int, DecodeError] = {}
-        #: Payloads that would be refused, rising, and reasons for that: each is looked at once.
+        #: Payloads that would be refused, the same rising, and reasons: each is looked at once.
+        self._aside: set[int] = set()
         self._suspects: Rows = np.empty(0, np.int64)
         self._drifts: set[tuple[str, str]] = set()
+        #: Read since the last refusal, or since the size of a part changed.
+        self._clean_records = 0
         self.needles: list[bytes] = []
         if needles:
             self._suspect(needles)
 
     def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
         """Pieces in record order, and record index -> reason for the dead letters."""
-        at = refused_at = 0
+        at = 0
         while at < len(self._page):
-            end = self._page.end_of(at, self.part_records, PART_BYTES_MAX)
-            if self._part(at, end):
-                self.part_records = max(self.part_records // 2, PART_RECORDS_MIN)
-                refused_at = end
-            elif end - refused_at >= CLEAN_PARTS * self.part_records:
-                self.part_records = min(self.part_records * 2, PART_RECORDS_MAX)
+            limit = self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX)
+            tables, end = self._tables(at, limit)
+            if tables:
+                try:
+                    self._fit(at, end, pa.concat_tables(tables))
+                except RefusedError:
+                    self._part(at, end)
+            if end < limit:
+                at, end = end, self._page.end_of(end, self.part_records, PART_BYTES_MAX)
+                self._part(at, end)
             at = end
         return self._pieces, self._errors
 
-    def _part(self, start: int, end: int) -> int:
-        """Decode payloads [start, end); returns the number of refusals met."""
-        budget = 8 + (end - start) // 64
-        refusals = 0
+    def _tables(self, start: int, limit: int) -> tuple[list[pa.Table], int]:
+        """Payloads from `start` on as the reader gives them, in parts, and the end of them.
+
+        A payload that the reader names is set aside. The end is before `limit` where a part is
+        refused for no such reason, or too often.
+        """
+        schema = self._columns.plan.fast
+        tables: list[pa.Table] = []
+        at, refusals = start, 0
+        while at < limit:
+            end = min(limit, at + self.part_records)
+            try:
+                tables.append(self._page.read(at, end, schema))
+            except RefusedError as refused:
+                refusals += 1
+                self._clean_records = 0
+                self.part_records = max(self.part_records // 2, PART_RECORDS_MIN)
+                if refusals > _budget(limit - start) or not self._names_one(at, refused):
+                    break
+                continue
+            self._clean_records += end - at
+            if self._clean_records >= CLEAN_PARTS * self.part_records:
+                self._clean_records = 0
+                self.part_records = min(self.part_records * 2, PART_RECORDS_MAX)
+            at = end
+        return tables, at
+
+    def _part(self, start: int, end: int) -> None:
+        """Decodes payloads [start, end), of which some are refused."""
+        budget, refusals = _budget(end - start), 0
         waiting = [(start, end, False)]
         while waiting:
             low, high, exactly = waiting.pop()
@@ -102,19 +135,17 @@ class Reading:
             except RefusedError as refused:
                 refusals += 1
                 waiting += reversed(self._split(low, high, refused))
-        return refusals
 
     def _split(self, low: int, high: int, refused: RefusedError) -> list[tuple[int, int, bool]]:
-        """How to go on with a refused part: around the culprits if known, else in halves.
+        """How to go on with a refused part: without the culprits if known, else in halves.
 
         Returns:
             Parts (start, end, whether record by record), in order.
         """
+        if self._names_one(low, refused):
+            return [(low, high, False)]
         places: list[int] = []
-        if refused.row is not None:
-            places = [low + refused.row]
-            self._expect(places[0], refused)
-        elif refused.literal:
+        if refused.literal:
             places = self._page.find(refused.literal, low, high, SUSPECTS_MAX)
         if not places and high - low <= LEAF_RECORDS:
             return [(low, high, True)]
@@ -126,6 +157,13 @@ class Reading:
             parts += [(low, place, False), (place, place + 1, True)]
             low = place + 1
         return [part for part in [*parts, (low, high, False)] if part[0] < part[1]]
+
+    def _names_one(self, low: int, refused: RefusedError) -> bool:
+        """Sets the payload aside that is named, in a part from `low` on; whether that helps."""
+        if refused.row is None:
+            return False
+        self._expect(low + refused.row, refused)
+        return self._set_aside([low + refused.row])
 
     def _expect(self, place: int, refused: RefusedError) -> None:
         """Foresees the refusals behind `place` for the same reason, if they are few."""
@@ -141,53 +179,65 @@ class Reading:
         most = 8 + len(self._page) // SUSPECTS_SHARE
         found = {needle: self._page.holding(needle, most) for needle in needles}
         self.needles += [needle for needle in needles if found[needle]][:NEEDLES_MAX]
-        places = [place for some in found.values() for place in some]
-        if places:
-            self._page.blank(places)
-            self._suspects = np.union1d(self._suspects, np.array(places, np.int64))
+        self._set_aside([place for some in found.values() for place in some])
+
+    def _set_aside(self, places: Sequence[int]) -> bool:
+        """Keeps these from the fast path; whether that changes anything."""
+        fresh = set(places).difference(self._aside)
+        if fresh:
+            self._page.blank(fresh)
+            self._aside |= fresh
+            self._suspects = np.array(sorted(self._aside), np.int64)
+        return bool(fresh)
 
     def _fast(self, low: int, high: int) -> None:
+        self._fit(low, high, self._page.read(low, high, self._columns.plan.fast))
+
+    def _fit(self, low: int, high: int, table: pa.Table) -> None:
+        """Takes payloads [low, high) as they were read, the doubtful ones exactly.
+
+        Raises:
+            RefusedError: more of them are doubtful than it seems.
+        """
         plan = self._columns.plan
-        table = self._page.read(low, high, plan.fast)
         wires = {
             name: _whole(column)
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
         first, end = np.searchsorted(self._suspects, (low, high))
-        suspects = self._suspects[first:end] - low
-        doubtful = np.union1d(suspects, self._doubtful(wires, texts=False))
+        exact = self._suspects[first:end] - low
+        # Those are blank, so that they fit; any others have to be taken out.
+        doubtful = self._doubtful(wires, texts=False)
         columns = None if len(doubtful) else _conformed(wires, plan.learned)
-        if columns is not None:
-            self._pieces.append(Piece(high - low, columns))
-            return
-        doubtful = np.union1d(doubtful, self._doubtful(wires, texts=True))
-        if len(doubtful) > (high - low) // 4:
-            self._exact(low, high)
-            return
-        sound = pa.array(np.setdiff1d(np.arange(high - low), doubtful))
-        columns = _conformed({name: wires[name].take(sound) for name in wires}, plan.learned)
+        if columns is None:
+            doubtful = np.union1d(doubtful, self._doubtful(wires, texts=True))
+            exact = np.union1d(exact, doubtful)
+            if len(exact) > (high - low) // 4:
+                self._exact(low, high)
+                return
+            rows = np.arange(high - low)
+            sound = pa.array(rows, mask=np.isin(rows, exact))
+            columns = _conformed({name: wires[name].take(sound) for name in wires}, plan.learned)
         if columns is None:
             raise RefusedError
-        self._interleave(low, high, doubtful.tolist(), columns)
+        self._interleave(low, high, exact.tolist(), columns)
 
     def _doubtful(self, wires: Mapping[str, pa.Array], *, texts: bool) -> Rows:
         columns = self._columns
         return doubtful_rows(wires, columns.plan.learned, texts=texts, widens=columns.widens)
 
     def _interleave(
-        self, low: int, high: int, doubtful: list[int], columns: dict[str, pa.Array]
+        self, low: int, high: int, exact: list[int], columns: dict[str, pa.Array]
     ) -> None:
-        """Sound rows of [low, high) as they are, the doubtful ones exactly, in record order."""
+        """The rows of [low, high) in order: as `columns` have them, but for those read exactly."""
         done = 0
-        for skipped, row in enumerate([*doubtful, high - low]):
-            # `columns` has no doubtful rows: row r of the part is row r - skipped of them.
-            end = row - skipped
-            if end > done:
-                part = {name: array.slice(done, end - done) for name, array in columns.items()}
-                self._pieces.append(Piece(end - done, part))
-                done = end
+        for row in (*exact, high - low):
+            if row > done:
+                part = {name: array.slice(done, row - done) for name, array in columns.items()}
+                self._pieces.append(Piece(row - done, part))
             if row < high - low:
                 self._exact(low + row, low + row + 1)
+            done = row + 1
 
     def _exact(self, low: int, high: int) -> None:
         rows: list[dict[str, Any]] = []
@@ -232,6 +282,11 @@ class Reading:
             # Ends, since columns are only added, and their number is bounded.
             if not self._columns.learn(self._page, document, notes):
                 return row | self._columns.rest(notes)
+
+
+def _budget(records: int) -> int:
+    """Refusals of so many records after which it is cheaper to read them one by one."""
+    return 8 + records // 64
 
 
 def _conformed(wires: Mapping[str, pa.Array], learned: pa.Schema) -> dict[str, pa.Array] | None:
