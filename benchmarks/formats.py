@@ -67,28 +67,22 @@ class Turn:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--messages", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--figure", type=Path, help="draw them into this file (.svg, .png)")
+    report.add_run_arguments(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Measures, prints and writes the figures; 1 if what was written differs, 2 if a run fails."""
-    if chosen.messages < 1 or chosen.runs < 1:
-        print("--messages and --runs have to be above 0", file=sys.stderr)
-        return 2
-    turns: list[dict[str, Turn]] = []
     with tempfile.TemporaryDirectory(prefix="k2i-formats-") as folder, FakeRegistry() as registry:
         home = Path(folder)
         with services(home) as running:
             streams = _streams(running, registry, chosen.messages)
             try:
-                for number in range(chosen.runs):
-                    print(f"== run {number + 1} of {chosen.runs}", file=sys.stderr, flush=True)
-                    turns.append(
-                        {one.name: _turn(one, number, running, registry, home) for one in streams}
-                    )
+                turns = report.in_turn(
+                    chosen.runs,
+                    lambda run: {
+                        one.name: _turn(one, run, running, registry, home) for one in streams
+                    },
+                )
             except EndedError as error:
                 print(error, file=sys.stderr)
                 return 2
@@ -193,10 +187,7 @@ def _summed_up(stream: Stream, turns: Sequence[Mapping[str, Turn]]) -> dict[str,
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    def text(figures: Mapping[str, float]) -> str:
-        middle, low, high = (figures[name] for name in ("median", "min", "max"))
-        return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
+    text = report.spread_text
     rows = []
     for name, stream in found["streams"].items():
         ratio = found["dirty_cpu_ratio"].get(name.partition(",")[0]) if "," in name else None

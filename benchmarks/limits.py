@@ -46,28 +46,20 @@ class Taken:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--messages", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--figure", type=Path, help="draw them into this file (.svg, .png)")
+    report.add_run_arguments(parser)
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Measures, prints and writes the figures; 1 if what was written differs, 2 if a part fails."""
-    if chosen.messages < 1 or chosen.runs < 1:
-        print("--messages and --runs have to be above 0", file=sys.stderr)
-        return 2
-    turns: list[dict[str, Taken]] = []
     with tempfile.TemporaryDirectory(prefix="k2i-limits-") as folder:
         home = Path(folder)
         with services(home) as running:
             topic = topics.fill(running.bootstrap, chosen.messages)
             try:
-                for turn in range(chosen.runs):
-                    print(f"== run {turn + 1} of {chosen.runs}", file=sys.stderr, flush=True)
-                    turns.append(
-                        {name: _taken(name, turn, topic, running, home) for name in TITLES}
-                    )
+                turns = report.in_turn(
+                    chosen.runs,
+                    lambda run: {name: _taken(name, run, topic, running, home) for name in TITLES},
+                )
             except EndedError as error:
                 print(error, file=sys.stderr)
                 return 2
@@ -142,10 +134,7 @@ def _summed_up(
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    def text(figures: Mapping[str, float]) -> str:
-        middle, low, high = (figures[name] for name in ("median", "min", "max"))
-        return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
+    text = report.spread_text
     rows = [
         (
             part["title"],

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+
+Turn = TypeVar("Turn")
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
@@ -33,6 +36,37 @@ def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
     """Least, median and most."""
     found = {"min": min(values), "median": statistics.median(values), "max": max(values)}
     return {name: round(value, digits) for name, value in found.items()}
+
+
+def spread_text(figures: Mapping[str, float]) -> str:
+    """What `spread` gives, for people: the median, and least and most beside it if they differ."""
+    middle, low, high = (figures[name] for name in ("median", "min", "max"))
+    return f"{middle:.2f}" if low == high else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of what runs several times in turn over a topic."""
+    parser.add_argument("--messages", type=above_zero, default=1_000_000)
+    parser.add_argument("--runs", type=above_zero, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--figure", type=Path, help="draw them into this file (.svg, .png)")
+
+
+def above_zero(text: str) -> int:
+    """An option that is a number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("has to be above 0")
+    return number
+
+
+def in_turn(runs: int, turn: Callable[[int], Turn]) -> list[Turn]:
+    """What `turn`, given its number from 0 on, finds in so many runs."""
+    found = []
+    for number in range(runs):
+        print(f"== run {number + 1} of {runs}", file=sys.stderr, flush=True)
+        found.append(turn(number))
+    return found
 
 
 def machine() -> dict[str, Any]:
