@@ -198,7 +198,9 @@ def _found(engine: Engine, job: Job) -> dict[str, Any]:
             "table_mb": 0.0,
         }
     table = job.rest.load_table(job.identifier)
-    found = topics.compared(job.topic, table.metadata_location, typed=engine.typed)
+    found = topics.compared(
+        job.topic, table.metadata_location, typed=engine.typed, coordinates=engine.coordinates
+    )
     found["table_equals_topic"] = found.pop("equals_topic")
     size = int(_summary(job).get("total-files-size", 0))
     return {**found, "snapshots": len(table.snapshots()), "table_mb": round(size / 1e6, 1)}

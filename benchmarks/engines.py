@@ -24,6 +24,8 @@ from tests.support import CatalogAt
 
 PEERS = Path(__file__).resolve().parent / "peers"
 NAMESPACE = "tests"
+#: Names the program of K2I in Rust, built by `cargo build --release` in its repository.
+RUST_BINARY = "K2I_RUST"
 #: What Flink and Spark need of a Java that closes its packages.
 OPENS = [
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
@@ -98,6 +100,7 @@ class Engine:
         typed: whether the events' fields become columns.
         table: whether there is a table in the end; an engine without one ends by itself.
         files: whether an engine without a table leaves Parquet files in the job's folder.
+        coordinates: columns of Kafka's partition and offset, for rows that are not typed.
     """
 
     title: str
@@ -105,6 +108,7 @@ class Engine:
     typed: bool = True
     table: bool = True
     files: bool = False
+    coordinates: tuple[str, str] = ("_kafka_partition", "_kafka_offset")
 
 
 def _k2i(job: Job, form: str) -> Started:
@@ -125,6 +129,42 @@ def _k2i(job: Job, form: str) -> Started:
     }
     words = ["-m", "k2i_tasks.cli", "ingest", "--config", str(program.config), "--no-prefect"]
     return Started([sys.executable, *words, "--plain"], environ)
+
+
+def _k2i_rust(job: Job) -> Started:
+    config = job.folder / "k2i.toml"
+    config.write_text(
+        f"""
+        [kafka]
+        bootstrap_servers = ["{job.topic.bootstrap}"]
+        topic = "{job.topic.name}"
+        consumer_group = "{job.table}"
+        batch_size = 20000
+        batch_timeout_ms = 500
+        auto_offset_reset = "earliest"
+        [kafka.format]
+        type = "raw"
+        [iceberg]
+        catalog_type = "rest"
+        rest_uri = "{job.catalog.uri}"
+        warehouse_path = "{job.catalog.warehouse}"
+        database_name = "{NAMESPACE}"
+        table_name = "{job.table}"
+        compression = "zstd"
+        [buffer]
+        max_size_mb = 256
+        flush_interval_seconds = {max(1, round(job.interval_seconds))}
+        flush_batch_size = 100000
+        [transaction_log]
+        log_dir = "{job.folder / "log"}"
+        [monitoring]
+        metrics_port = {free_port()}
+        health_port = {free_port()}
+        log_level = "warn"
+        """,
+        encoding="utf-8",
+    )
+    return Started([os.environ[RUST_BINARY], "--config", config, "ingest"])
 
 
 def _plain(job: Job) -> Started:
@@ -218,6 +258,9 @@ ENGINES: dict[str, Engine] = {
     "drain": Engine("librdkafka alone, no table", _drain, typed=False, table=False),
     "k2i": Engine("K2I for Python", lambda job: _k2i(job, "json")),
     "k2i-raw": Engine("K2I for Python, raw bytes", lambda job: _k2i(job, "raw"), typed=False),
+    "k2i-rust": Engine(
+        "K2I in Rust, raw bytes", _k2i_rust, typed=False, coordinates=("partition", "offset")
+    ),
     "chain": Engine("one thread to files, no table", _chain, table=False, files=True),
     "plain": Engine("plain Python loop", _plain),
     "spark": Engine("Spark Structured Streaming", _spark),
@@ -232,6 +275,8 @@ def can_run(name: str) -> str:
     """Why an engine cannot run on this machine; empty if it can."""
     if shutil.which("ss") is None:
         return "the command ss (of iproute2) is needed to see when the first bytes come"
+    if name == "k2i-rust" and not os.environ.get(RUST_BINARY):
+        return f"the variable {RUST_BINARY} has to name its program"
     if name in JAVA and shutil.which("mvn") is None:
         return "Maven is needed to fetch it"
     return "" if os.path.isdir("/proc/self") else "needs Linux's /proc"

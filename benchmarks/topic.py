@@ -150,15 +150,23 @@ def _parts(event: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def compared(topic: Topic, metadata_location: str, *, typed: bool) -> dict[str, Any]:
+def compared(
+    topic: Topic,
+    metadata_location: str,
+    *,
+    typed: bool,
+    coordinates: tuple[str, str] = ("_kafka_partition", "_kafka_offset"),
+) -> dict[str, Any]:
     """What DuckDB finds in the table: rows, distinct ones, and whether all values are right.
 
     Args:
         topic: what was to be ingested.
         metadata_location: of the table.
         typed: whether the values are columns; otherwise rows are told apart by their coordinates.
+        coordinates: the columns of Kafka's partition and offset.
     """
-    unique = "event_id" if typed else "(_kafka_partition, _kafka_offset)"
+    partition, offset = coordinates
+    unique = "event_id" if typed else f'("{partition}", "{offset}")'
     sums = topic.sums if typed else {}
     source = f"iceberg_scan('{metadata_location}')"
     return summed(source, unique, {name: SUMS[name] for name in sums}, sums, topic.messages)
