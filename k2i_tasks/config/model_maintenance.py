@@ -51,13 +51,13 @@ class Maintenance(Section):
     )
     snapshots_kept: Integer = setting(
         "Newest snapshots that are kept. What a commit costs grows with their number.",
-        50,
+        20,
         native=True,
         ge=1,
         le=10_000,
     )
     snapshot_history_kept: Integer = setting(
-        "Older ones that are kept, spread over the retention.", 50, native=True, ge=0, le=10_000
+        "Older ones that are kept, spread over the retention.", 20, native=True, ge=0, le=10_000
     )
     snapshot_grace_seconds: Integer = setting(
         "Age before which no file of a snapshot is removed: who reads it can finish.",
