@@ -33,7 +33,7 @@ from k2i_tasks.calls import Call, RetryPolicy, racing
 from k2i_tasks.codecs.base import Decoder, decoded_whole
 from k2i_tasks.errors import Component, FencedError, IntegrityError, ServiceError
 from k2i_tasks.failpoints import hit
-from k2i_tasks.iceberg.committer import Committer, rolled_back
+from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.data_files import data_file
 from k2i_tasks.iceberg.letters import (
     Key,
@@ -47,6 +47,7 @@ from k2i_tasks.iceberg.letters import (
 from k2i_tasks.iceberg.marks import Marks
 from k2i_tasks.iceberg.positions import PositionColumns
 from k2i_tasks.iceberg.present import rows_at
+from k2i_tasks.iceberg.rollback import rolled_back
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import Recorded, SinkState, recorded
 from k2i_tasks.types import Offsets, TopicPartition
@@ -321,7 +322,7 @@ class Replay:
     def _commit(self, name: str, rows: pa.Table) -> None:
         tables = self._tables
         staged = self._retried(
-            "write replayed rows", lambda: tables.staging.stage([rows], batch_id=name)
+            "write replayed rows", lambda: tables.staging.stage([rows], batch_id=name).files
         )
         hit("replay.staged")
         self._retried(

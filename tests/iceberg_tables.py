@@ -12,6 +12,8 @@ from pyiceberg.table import Table
 
 from k2i_tasks.config import Config
 from k2i_tasks.iceberg.catalog import guard_commits, open_catalog
+from k2i_tasks.iceberg.committer import MemoTransaction
+from k2i_tasks.iceberg.pending import PendingSchema
 from k2i_tasks.iceberg.writer import data_file
 from k2i_tasks.types import StagedFile
 
@@ -37,11 +39,15 @@ def catalog_of(config: Config) -> Catalog:
     return guard_commits(open_catalog(config.iceberg, {}))
 
 
-def append(table: Table, staged: Sequence[StagedFile]) -> None:
-    """Commits staged files as a plain append."""
-    with table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
-        for file in staged:
-            update.append_data_file(data_file(table, file))
+def append(table: Table, staged: Sequence[StagedFile], change: PendingSchema | None = None) -> None:
+    """Commits staged files as a plain append, with the schema change that they need."""
+    transaction = MemoTransaction(table)
+    with transaction:
+        if change is not None:
+            transaction.change(change.due(table))
+        with transaction.update_snapshot().fast_append() as update:
+            for file in staged:
+                update.append_data_file(data_file(table, file))
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:

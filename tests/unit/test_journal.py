@@ -89,7 +89,7 @@ def test_gaps_are_kept_over_checkpoints_and_restarts_and_the_oldest_make_room(
 
 def test_what_the_outcome_of_a_commit_or_a_skip_hangs_on_is_durable_at_once() -> None:
     log = SimpleNamespace(entries=[], synced=[])
-    log.append = lambda kind, _body, *, sync: log.synced.append((kind, sync))
+    log.append = lambda kind, _body, *, sync, version: log.synced.append((kind, sync))
     journal = Journal(log)  # type: ignore[arg-type]
     journal.sealed("b-1", RANGES)
     journal.staged("b-1", [], [], 10)

@@ -251,7 +251,7 @@ def test_a_row_at_the_place_of_a_letter_is_not_doubled(world: World) -> None:
     world.refuse(b'{"a": 1}', b'{"a": 2}')
     rows = decoder_for(None).decode(batch_of([b'{"a": 1}'])).table
     world.staging.open()
-    staged = world.staging.stage([rows], batch_id="again")
+    staged = world.staging.stage([rows], batch_id="again").files
     table = world.catalog.load_table(NAME)
     with table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
         update.append_data_file(data_file(table, staged[0]))
