@@ -55,7 +55,7 @@ def build_replay(config: Config, told: Callable[[Replayed], None]) -> Replay:
     tables = ReplayTables(
         letters=lambda: Letters.load(catalog, beside),
         marks=Marks(catalog, beside, iceberg.compression),
-        staging=Staging(catalog, iceberg.identifier, config, columns_first=True),
+        staging=Staging(catalog, iceberg.identifier, config),
         committer=committer,
     )
     options = ReplayOptions(

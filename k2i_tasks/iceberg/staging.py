@@ -17,7 +17,7 @@ from k2i_tasks.errors import Component, SchemaRacedError, ServiceError, is_trans
 from k2i_tasks.iceberg.ahead import AheadFiles
 from k2i_tasks.iceberg.catalog import find_table, load_table
 from k2i_tasks.iceberg.data_files import discard, why_unusable
-from k2i_tasks.iceberg.evolution import evolve, wanted_columns, widened
+from k2i_tasks.iceberg.evolution import wanted_columns, widened
 from k2i_tasks.iceberg.pending import Changes, PendingSchema
 from k2i_tasks.iceberg.references import unreferenced
 from k2i_tasks.iceberg.schema import check_compatible, create_table, payload_arrow_schema
@@ -33,21 +33,12 @@ class Staging:
         catalog: used by this object only.
         identifier: namespace and table name.
         config: schema, partition and file settings.
-        columns_first: whether columns that rows lack are made at once, in a commit of their own.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        identifier: tuple[str, ...],
-        config: Config,
-        *,
-        columns_first: bool = False,
-    ) -> None:
+    def __init__(self, catalog: Catalog, identifier: tuple[str, ...], config: Config) -> None:
         self.catalog = catalog
         #: What is told of commits, by the thread that commits.
         self.changes = Changes()
-        self._columns_first = columns_first
         self.identifier = identifier
         self._config = config
         self._table: Table | None = None
@@ -192,17 +183,14 @@ class Staging:
         if covered is not None and all(schema.equals(covered) for schema in schemas):
             return fits
         wanted, relaxed = wanted_columns(schemas, self._config)
-        if self._columns_first:
-            self._table = evolve(self.catalog, self.identifier, wanted, may_relax=relaxed)
-        else:
-            loaded = load_table(self.catalog, self.identifier)
-            table = self.changes.on(loaded)
-            if table is None:
-                self.changes.clear()
-                table, fits = loaded, False
-            self._table, change = widened(table, wanted, may_relax=relaxed)
-            if change is not None:
-                self.changes.grow(change)
+        loaded = load_table(self.catalog, self.identifier)
+        table = self.changes.on(loaded)
+        if table is None:
+            self.changes.clear()
+            table, fits = loaded, False
+        self._table, change = widened(table, wanted, may_relax=relaxed)
+        if change is not None:
+            self.changes.grow(change)
         self._covered = wanted
         return fits
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
 from k2i_tasks.errors import (
@@ -26,7 +24,15 @@ from k2i_tasks.iceberg.evolution import evolve, widened
 from k2i_tasks.iceberg.pending import PendingSchema
 from k2i_tasks.operations import Operations
 from k2i_tasks.types import OffsetRange, SealedBatch, SealReason
-from tests.iceberg_tables import NAME, catalog_of, config_at, rows_of
+from tests.iceberg_tables import (
+    NAME,
+    catalog_of,
+    columns_alone,
+    config_at,
+    field_ids,
+    history,
+    rows_of,
+)
 from tests.unit.test_recover import P0, claimed, lose_answers, operations
 
 
@@ -64,26 +70,6 @@ def payload(folder: Path) -> list[dict[str, Any]]:
         for row in rows_of(table_at(folder).scan().to_arrow())
     ]
     return sorted(found, key=lambda row: row["n"])
-
-
-def history(table: Table) -> list[tuple[Schema, int | None]]:
-    """Schema and current snapshot of each version of the metadata that is left, oldest first."""
-    found = []
-    for place in [each.metadata_file for each in table.metadata.metadata_log]:
-        body = json.loads(Path(place.removeprefix("file://")).read_bytes())
-        [schema] = [s for s in body["schemas"] if s["schema-id"] == body["current-schema-id"]]
-        found.append((Schema.model_validate(schema), body.get("current-snapshot-id")))
-    return [*found, (table.schema(), table.metadata.current_snapshot_id)]
-
-
-def columns_alone(table: Table) -> list[set[str]]:
-    """What each commit added to the schema that brought no snapshot."""
-    versions = history(table)
-    return [
-        set(after.column_names) - set(before.column_names)
-        for (before, old), (after, new) in pairwise(versions)
-        if old == new and before != after
-    ]
 
 
 class Wire:
@@ -176,11 +162,7 @@ def test_batches_that_wait_for_each_other_each_bring_their_own_change(
         {"n": 9},
     ]
     for schema, _snapshot in history(table):
-        assert ids(schema).items() <= ids(table.schema()).items()
-
-
-def ids(schema: Schema) -> dict[str, int]:
-    return {name: number for number, name in schema._lazy_id_to_name.items()}
+        assert field_ids(schema).items() <= field_ids(table.schema()).items()
 
 
 def test_files_whose_ids_another_writer_was_given_are_written_anew(
@@ -190,11 +172,11 @@ def test_files_whose_ids_another_writer_was_given_are_written_anew(
     for each in behind:
         run.flush(each)
     rival(tmp_path, "theirs")
-    taken = ids(table_at(tmp_path).schema())
+    taken = field_ids(table_at(tmp_path).schema())
     for each in behind:
         run.commit(each)
     land(run, batch(3, d=text("d6", "d7")))
-    after = ids(table_at(tmp_path).schema())
+    after = field_ids(table_at(tmp_path).schema())
     assert taken.items() <= after.items()
     assert len(set(after.values())) == len(after)
     assert payload(tmp_path)[2:] == [
