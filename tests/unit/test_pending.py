@@ -134,6 +134,16 @@ def test_a_column_comes_in_the_very_commit_of_its_rows(tmp_path: Path, run: Oper
     assert payload(tmp_path)[2:] == [{"n": 2, "a": "a2"}, {"n": 3, "a": "a3"}]
 
 
+def test_a_change_that_has_landed_is_carried_no_further(run: Operations) -> None:
+    ours = [batch(1, a=text("a2", "a3")), batch(2, a=text("a4", "a5"))]
+    changes = [run.flush(each).schema for each in ours]
+    assert changes[0] is not None
+    assert changes[1] is changes[0], "until it is known to be there"
+    for each in ours:
+        run.commit(each)
+    assert run.flush(batch(3, a=text("a6", "a7"))).schema is None
+
+
 def test_batches_that_wait_for_each_other_each_bring_their_own_change(
     tmp_path: Path, run: Operations
 ) -> None:
@@ -298,6 +308,49 @@ def test_a_column_that_ends_a_lost_race_is_found_by_the_next_attempt(
     assert payload(tmp_path)[2:] == [{"n": 2, "a": "a2"}, {"n": 3, "a": "a3"}]
 
 
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def kill(_place: str) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "schema.evolve.before",
+        "schema.evolved",
+        "flush.file.before",
+        "flush.file.synced",
+        "wal.append.before",
+        "wal.append.written",
+        "commit.send.before",
+        "commit.answered",
+        "commit.landed.before",
+    ],
+)
+def test_a_kill_on_the_way_out_of_a_lost_race_loses_nothing(tmp_path: Path, place: str) -> None:
+    ours = [batch(1, a=text("a2", "a3")), batch(2, b=text("b4", "b5"))]
+    staged_by_another(tmp_path, *ours, then=lambda found: lose_race(tmp_path, found, ours, place))
+    with operations(tmp_path, "next") as found:
+        claimed(found, {P0: 0})
+        done = found.recover()[P0]
+        land(found, *ours[done // 2 - 1 :])
+    assert payload(tmp_path)[2:] == [
+        {"n": 2, "a": "a2"},
+        {"n": 3, "a": "a3"},
+        {"n": 4, "b": "b4"},
+        {"n": 5, "b": "b5"},
+    ]
+
+
+def lose_race(folder: Path, run: Operations, ours: list[SealedBatch], place: str) -> None:
+    rival(folder, "theirs")
+    with armed(place, kill), pytest.raises(Killed):
+        run.commit(ours[0])
+
+
 # Rows that are encoded before their batch is sealed.
 
 
@@ -355,14 +408,18 @@ def test_a_change_in_the_middle_of_a_lost_batch_leaves_no_file_of_earlier_ids(
 # Recovery.
 
 
-def staged_by_another(folder: Path, *batches: SealedBatch) -> None:
-    """What a run leaves that dies after it has staged these."""
+def staged_by_another(
+    folder: Path, *batches: SealedBatch, then: Callable[[Operations], None] | None = None
+) -> None:
+    """What a run leaves that dies after it has staged these, and done something more."""
     with operations(folder, "dead") as found:
         claimed(found, {P0: 0})
         found.recover()
         land(found, batch(0))
         for each in batches:
             found.flush(each)
+        if then is not None:
+            then(found)
 
 
 def test_recovery_commits_staged_files_with_the_columns_that_they_need(tmp_path: Path) -> None:
