@@ -26,25 +26,27 @@ from tests.unit.test_recover import P0, claimed, operations
 AHEAD_MAX = 3
 NAMES = st.sampled_from("abcd")
 FAULTS = st.sampled_from(["", "", "", "refused", "lost", "late", "raced"])
+WIDTHS = st.sampled_from([0, 0, 0, 32, 64])
+RIVAL = st.tuples(st.just("rival"), NAMES, st.sampled_from("xy"))
 STEPS = st.one_of(
-    st.tuples(st.just("flush"), st.lists(NAMES, max_size=3, unique=True), st.booleans()),
-    st.tuples(st.just("encode"), st.lists(NAMES, max_size=2, unique=True), st.booleans()),
+    st.tuples(st.just("flush"), st.lists(NAMES, max_size=2, unique=True), WIDTHS),
+    st.tuples(st.just("encode"), st.lists(NAMES, max_size=2, unique=True), WIDTHS),
     st.tuples(st.just("commit"), FAULTS),
-    st.tuples(st.just("rival"), NAMES, st.booleans()),
+    RIVAL,
+    RIVAL,
     st.tuples(st.just("late")),
     st.tuples(st.just("crash")),
 )
 
 
-def rows_of(number: int, names: list[str], wide: bool) -> pa.Table:
-    """One row; a value says which column it is of, `n` may need the wider type."""
+def rows_of(number: int, names: list[str], bits: int) -> pa.Table:
+    """One row; a value says which column it is of, and `w` may need so many bits."""
     columns: dict[str, pa.Array] = {"n": pa.array([number], pa.int64())}
     for name in names:
         columns[name] = pa.array([{"x": f"{name}{number}"}], pa.struct({"x": pa.string()}))
-    if wide:
-        columns["w"] = pa.array([number + (1 << 40)], pa.int64())
-    elif number % 2:
-        columns["w"] = pa.array([number], pa.int32())
+    if bits:
+        wide = bits == 64
+        columns["w"] = pa.array([number + (wide << 40)], pa.int64() if wide else pa.int32())
     return pa.table(columns)
 
 
@@ -77,7 +79,7 @@ class World:
             self.late.append(request)
             raise CommitStateUnknownError("it may land yet")
         if fault == "raced":
-            self.rival("a", nested=False)
+            self.rival("a", "x")
         answer = request()
         if fault == "lost":
             raise CommitStateUnknownError("though it was done")
@@ -142,8 +144,7 @@ class World:
         self.fault = ""
         self.look()
 
-    def rival(self, name: str, *, nested: bool) -> None:
-        member = "y" if nested else "x"
+    def rival(self, name: str, member: str) -> None:
         schema = pa.schema([(name, pa.struct({member: pa.string()}))])
         evolve(catalog_of(config_at(self.folder)), NAME, schema)
 
@@ -166,7 +167,7 @@ class World:
 
     def finish(self) -> None:
         if self.encoded:
-            self.flush(rows_of(len(self.rows), [], False))
+            self.flush(rows_of(len(self.rows), [], 0))
         while self.waiting:
             self.commit("")
         self.deliver()
@@ -200,14 +201,14 @@ def test_rows_and_ids_are_right_whoever_else_evolves_and_whatever_is_answered(
         world = World(Path(folder), patch)
         for step in steps:
             match step:
-                case "flush", names, wide:
-                    world.flush(rows_of(len(world.rows), names, wide))
-                case "encode", names, wide:
-                    world.encode(rows_of(len(world.rows), names, wide))
+                case "flush", names, bits:
+                    world.flush(rows_of(len(world.rows), names, bits))
+                case "encode", names, bits:
+                    world.encode(rows_of(len(world.rows), names, bits))
                 case "commit", fault:
                     world.commit(fault)
-                case "rival", name, nested:
-                    world.rival(name, nested=nested)
+                case "rival", name, member:
+                    world.rival(name, member)
                 case ("late",):
                     world.deliver()
                 case _:

@@ -201,6 +201,16 @@ def test_files_whose_ids_another_writer_was_given_are_written_anew(
     assert columns_alone(table_at(tmp_path)) == [{"theirs"}, {"a"}, {"c"}]
 
 
+def test_files_written_after_a_lost_race_are_of_use_again(tmp_path: Path, run: Operations) -> None:
+    run.flush(batch(1, a=text("a2", "a3")))
+    rival(tmp_path, "theirs")
+    run.commit(batch(1, a=text("a2", "a3")))
+    staged = run.flush(batch(2, a=text("a4", "a5")))
+    run.commit(batch(2, a=text("a4", "a5")))
+    there = {task.file.file_path for task in table_at(tmp_path).scan().plan_files()}
+    assert {file.path for file in staged.files} <= there
+
+
 def test_a_writer_who_brought_the_same_column_makes_none_of_our_files_useless(
     tmp_path: Path, run: Operations
 ) -> None:
