@@ -19,13 +19,13 @@ from k2i_tasks.journal import Journal
 from k2i_tasks.operations import Operations
 from k2i_tasks.wal.log import WriteAheadLog
 from k2i_tasks.wiring import build_operations
+from tests.evolving import GIVEN, batch, land, text
 from tests.iceberg_tables import columns_alone, field_ids
 from tests.integration.test_end_to_end import unique
 from tests.integration.test_two_flows import config_of
 from tests.program import Program
 from tests.running import running
 from tests.support import CatalogAt, create_topic, produce, read_by_metadata
-from tests.unit.test_pending import GIVEN, batch, land, text
 from tests.unit.test_recover import P0, claimed
 
 pytestmark = pytest.mark.integration

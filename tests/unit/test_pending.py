@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.table import Table
 
 from k2i_tasks.errors import (
     CommitConflictError,
@@ -24,6 +23,7 @@ from k2i_tasks.iceberg.evolution import evolve, widened
 from k2i_tasks.iceberg.pending import PendingSchema
 from k2i_tasks.operations import Operations
 from k2i_tasks.types import OffsetRange, SealedBatch, SealReason
+from tests.evolving import GIVEN, batch, land, payload, rival, table_at, text
 from tests.iceberg_tables import (
     NAME,
     catalog_of,
@@ -31,45 +31,8 @@ from tests.iceberg_tables import (
     config_at,
     field_ids,
     history,
-    rows_of,
 )
 from tests.unit.test_recover import P0, claimed, lose_answers, operations
-
-
-def batch(number: int, **columns: pa.Array) -> SealedBatch:
-    """Two rows: their numbers, and the columns given."""
-    first = 2 * number
-    numbers = pa.array([first, first + 1], pa.int64())
-    rows = pa.table({"n": numbers, **columns})
-    span = OffsetRange(first, first + 2)
-    return SealedBatch(
-        f"batch-{number}", (rows,), (), {P0: span}, 2, rows.nbytes, SealReason.ROWS, -1
-    )
-
-
-STRUCT = pa.struct({"x": pa.int32()})
-
-
-def text(*values: str) -> pa.Array:
-    return pa.array(values, pa.string())
-
-
-def table_at(folder: Path) -> Table:
-    return catalog_of(config_at(folder)).load_table(NAME)
-
-
-def rival(folder: Path, name: str, kind: pa.DataType | None = None) -> None:
-    """Another writer adds a column."""
-    evolve(catalog_of(config_at(folder)), NAME, pa.schema([(name, kind or pa.string())]))
-
-
-def payload(folder: Path) -> list[dict[str, Any]]:
-    """The rows, without what is null and without Kafka's columns, in order."""
-    found = [
-        {key: value for key, value in row.items() if value is not None and key[0] != "_"}
-        for row in rows_of(table_at(folder).scan().to_arrow())
-    ]
-    return sorted(found, key=lambda row: row["n"])
 
 
 class Wire:
@@ -110,13 +73,6 @@ def run(tmp_path: Path, wire: Wire) -> Iterator[Operations]:
         # Kafka's columns, which this table was made without, come with the first batch.
         land(found, batch(0))
         yield found
-
-
-def land(found: Operations, *batches: SealedBatch) -> None:
-    for each in batches:
-        found.flush(each)
-    for each in batches:
-        found.commit(each)
 
 
 def test_a_column_comes_in_the_very_commit_of_its_rows(tmp_path: Path, run: Operations) -> None:
@@ -318,49 +274,6 @@ def test_a_column_that_ends_a_lost_race_is_found_by_the_next_attempt(
     assert payload(tmp_path)[2:] == [{"n": 2, "a": "a2"}, {"n": 3, "a": "a3"}]
 
 
-class Killed(BaseException):
-    """The process ended here."""
-
-
-def kill(_place: str) -> None:
-    raise Killed
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        "schema.evolve.before",
-        "schema.evolved",
-        "flush.file.before",
-        "flush.file.synced",
-        "wal.append.before",
-        "wal.append.written",
-        "commit.send.before",
-        "commit.answered",
-        "commit.landed.before",
-    ],
-)
-def test_a_kill_on_the_way_out_of_a_lost_race_loses_nothing(tmp_path: Path, place: str) -> None:
-    ours = [batch(1, a=text("a2", "a3")), batch(2, b=text("b4", "b5"))]
-    staged_by_another(tmp_path, *ours, then=lambda found: lose_race(tmp_path, found, ours, place))
-    with operations(tmp_path, "next") as found:
-        claimed(found, {P0: 0})
-        done = found.recover()[P0]
-        land(found, *ours[done // 2 - 1 :])
-    assert payload(tmp_path)[2:] == [
-        {"n": 2, "a": "a2"},
-        {"n": 3, "a": "a3"},
-        {"n": 4, "b": "b4"},
-        {"n": 5, "b": "b5"},
-    ]
-
-
-def lose_race(folder: Path, run: Operations, ours: list[SealedBatch], place: str) -> None:
-    rival(folder, "theirs")
-    with armed(place, kill), pytest.raises(Killed):
-        run.commit(ours[0])
-
-
 # Rows that are encoded before their batch is sealed.
 
 
@@ -415,95 +328,8 @@ def test_a_change_in_the_middle_of_a_lost_batch_leaves_no_file_of_earlier_ids(
     assert [row.get("b") for row in payload(tmp_path)[2:]] == [None, None, "b4", "b5"]
 
 
-# Recovery.
-
-
-def staged_by_another(
-    folder: Path, *batches: SealedBatch, then: Callable[[Operations], None] | None = None
-) -> None:
-    """What a run leaves that dies after it has staged these, and done something more."""
-    with operations(folder, "dead") as found:
-        claimed(found, {P0: 0})
-        found.recover()
-        land(found, batch(0))
-        for each in batches:
-            found.flush(each)
-        if then is not None:
-            then(found)
-
-
-def test_recovery_commits_staged_files_with_the_columns_that_they_need(tmp_path: Path) -> None:
-    staged_by_another(tmp_path, batch(1, a=text("a2", "a3")), batch(2, b=text("b4", "b5")))
-    before = len(table_at(tmp_path).metadata.metadata_log)
-    with operations(tmp_path, "next") as found:
-        claimed(found, {P0: 0})
-        assert found.recover() == {P0: 6}
-        land(found, batch(3, a=text("a6", "a7"), c=text("c6", "c7")))
-    table = table_at(tmp_path)
-    assert len(table.metadata.metadata_log) == before + 4, "a claim, and three batches"
-    assert columns_alone(table) == []
-    assert payload(tmp_path)[2:] == [
-        {"n": 2, "a": "a2"},
-        {"n": 3, "a": "a3"},
-        {"n": 4, "b": "b4"},
-        {"n": 5, "b": "b5"},
-        {"n": 6, "a": "a6", "c": "c6"},
-        {"n": 7, "a": "a7", "c": "c7"},
-    ]
-
-
-def test_recovery_reads_again_what_was_staged_for_a_schema_that_moved(tmp_path: Path) -> None:
-    staged_by_another(tmp_path, batch(1, a=text("a2", "a3")), batch(2, b=text("b4", "b5")))
-    rival(tmp_path, "theirs")
-    with operations(tmp_path, "next") as found:
-        claimed(found, {P0: 0})
-        assert found.recover() == {P0: 2}
-        land(found, batch(1, a=text("a2", "a3")))
-    assert payload(tmp_path)[2:] == [{"n": 2, "a": "a2"}, {"n": 3, "a": "a3"}]
-
-
-def test_recovery_takes_a_schema_that_moves_under_it_for_a_conflict(tmp_path: Path) -> None:
-    staged_by_another(tmp_path, batch(1, a=text("a2", "a3")))
-    with operations(tmp_path, "next") as found:
-        claimed(found, {P0: 0})
-        with (
-            armed("commit.before", lambda _name: rival(tmp_path, "theirs")),
-            pytest.raises(SchemaRacedError),
-        ):
-            found.recover()
-        assert found.recover() == {P0: 2}
-    assert len(payload(tmp_path)) == 2
-
-
-@pytest.mark.parametrize("applied", [False, True])
-def test_recovery_of_an_evolving_commit_whose_answer_was_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, applied: bool
-) -> None:
-    with operations(tmp_path, "dead") as found:
-        claimed(found, {P0: 0})
-        found.recover()
-        land(found, batch(0))
-        found.flush(batch(1, a=text("a2", "a3")))
-        found.flush(batch(2, b=text("b4", "b5")))
-        with monkeypatch.context() as patch:
-            lose_answers(patch, nth=1, applied=applied)
-            with pytest.raises(CommitStateUnknownError):
-                found.commit(batch(1))
-    with operations(tmp_path, "next") as found:
-        claimed(found, {P0: 0})
-        assert found.recover() == {P0: 6}
-    assert payload(tmp_path)[2:] == [
-        {"n": 2, "a": "a2"},
-        {"n": 3, "a": "a3"},
-        {"n": 4, "b": "b4"},
-        {"n": 5, "b": "b5"},
-    ]
-    assert columns_alone(table_at(tmp_path)) == []
-
-
 # The change itself.
 
-GIVEN = pa.schema([("n", pa.int64()), ("m", pa.map_(pa.string(), pa.struct({"x": pa.int32()})))])
 MORE = [
     pa.schema([("new", pa.list_(pa.struct({"y": pa.float32()})))]),
     pa.schema([("m", pa.map_(pa.string(), pa.struct({"x": pa.int64(), "z": pa.string()})))]),
