@@ -4,6 +4,7 @@
       ConfigError              the configuration is wrong: fix the named field          exit 1
       TransientError           a service is away or busy: retried                       by component
         CommitConflictError    another writer moved the table's head: looked at, retried
+          SchemaRacedError     another writer has the field ids of staged files: written anew
       CommitStateUnknownError  the catalog's answer was lost: looked at, retried
       FencedError              another process owns this table now: stop                 exit 3
         PartitionsLostError    another member of our group owns partitions of ours: read anew
@@ -98,6 +99,14 @@ class CommitConflictError(TransientError):
     """Another writer moved the head of the table between our look and our commit."""
 
     component = Component.ICEBERG
+
+
+class SchemaRacedError(CommitConflictError):
+    """Another writer changed the schema that staged files were written for, before their commit.
+
+    Their field ids may be other columns' now, so they are never committed: the rows are written
+    anew, or, after a crash, read again. Nothing for an operator to do.
+    """
 
 
 class CommitStateUnknownError(K2IError):

@@ -43,13 +43,16 @@ NAMES: tuple[str, ...] = (
     # The log is closed.
     "wal.close.before",
     "wal.close.synced",
-    # A table, its dead letters' table, and a column that records need.
+    # A table, its dead letters' table, and a column that records need: in a commit of its own, or
+    # in that of the rows.
     "table.create.before",
     "table.created",
     "dead_letters.create.before",
     "dead_letters.created",
     "schema.evolve.before",
     "schema.evolved",
+    "schema.commit.before",
+    "schema.committed",
     # A sealed batch becomes durable files.
     "flush.before",
     "flush.file.before",

@@ -15,6 +15,7 @@ from k2i_tasks.clock import Clock, SystemClock
 from k2i_tasks.engine.recovery import LeftBatch, Progress
 from k2i_tasks.types import OffsetRange, Offsets, Ranges, StagedFile, TopicPartition
 from k2i_tasks.wal.entries import WalEntry, WalKind
+from k2i_tasks.wal.format import PLAIN_VERSION, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from k2i_tasks.wal.log import WriteAheadLog
@@ -72,6 +73,7 @@ def fold(state: JournalState, kind: WalKind, body: Body) -> JournalState:
             files=_files(body["files"]),
             dead_letter_files=_files(body["dead_letter_files"]),
             rows=body["rows"],
+            schema=body.get("schema"),
         )
     elif kind is WalKind.COMMIT_STARTED:
         batches[batch_id] = replace(batches[batch_id], progress=Progress.STARTED)
@@ -124,15 +126,25 @@ class Journal:
         files: Sequence[StagedFile],
         dead_letter_files: Sequence[StagedFile],
         rows: int,
+        schema: Body | None = None,
     ) -> None:
-        """All files of the batch are durable in the store."""
-        body = {
+        """All files of the batch are durable in the store.
+
+        Args:
+            batch_id: of the batch.
+            files, dead_letter_files: the files.
+            rows: of the batch.
+            schema: the change of the table's schema that the commit of `files` has to carry.
+        """
+        body: dict[str, Any] = {
             "batch": batch_id,
             "files": [file.to_json() for file in files],
             "dead_letter_files": [file.to_json() for file in dead_letter_files],
             "rows": rows,
         }
-        self._write(WalKind.STAGED, body)
+        if schema is not None:
+            body["schema"] = schema
+        self._write(WalKind.STAGED, body, version=_version([schema]))
 
     def commit_started(self, batch_id: str, snapshot_id: int, parent: int | None) -> None:
         """A commit is about to be sent; durable before it is, since its answer may be lost."""
@@ -167,7 +179,8 @@ class Journal:
             if offsets is not None:
                 self.state = replace(self.state, offsets=dict(offsets))
             if forced or self._due():
-                self.log.checkpoint(_state_to_json(self.state))
+                version = _version(batch.schema for batch in self.state.batches.values())
+                self.log.checkpoint(_state_to_json(self.state), version=version)
                 self._checkpointed_at = self._clock.monotonic()
 
     def close(self) -> None:
@@ -179,9 +192,11 @@ class Journal:
         by_time = entries > 0 and waited >= self._seconds
         return self.log.needs_checkpoint or by_time or entries >= self._entries_max
 
-    def _write(self, kind: WalKind, body: Body, *, sync: bool = False) -> None:
+    def _write(
+        self, kind: WalKind, body: Body, *, sync: bool = False, version: int = PLAIN_VERSION
+    ) -> None:
         with self._lock:
-            self.log.append(kind, body, sync=sync)
+            self.log.append(kind, body, sync=sync, version=version)
             self.state = fold(self.state, kind, body)
 
 
@@ -226,6 +241,14 @@ def offsets_from_json(body: Body) -> dict[TopicPartition, int]:
     }
 
 
+def _version(schemas: Iterable[Body | None]) -> int:
+    """Of an entry about batches with these changes: a program that knows of none must not read it.
+
+    It would commit the files without the columns that are in them.
+    """
+    return PLAIN_VERSION if all(each is None for each in schemas) else SCHEMA_VERSION
+
+
 def _files(bodies: Iterable[Body]) -> tuple[StagedFile, ...]:
     return tuple(StagedFile.from_json(body) for body in bodies)
 
@@ -236,19 +259,23 @@ def _state_to_json(state: JournalState) -> dict[str, Any]:
         "table_uuid": state.table_uuid,
         "epoch": state.epoch,
         "offsets": offsets_to_json(state.offsets),
-        "batches": [
-            {
-                "batch": batch.batch_id,
-                "progress": batch.progress.value,
-                "ranges": ranges_to_json(batch.ranges),
-                "files": [file.to_json() for file in batch.files],
-                "dead_letter_files": [file.to_json() for file in batch.dead_letter_files],
-                "rows": batch.rows,
-            }
-            for batch in state.batches.values()
-        ],
+        "batches": [_batch_to_json(batch) for batch in state.batches.values()],
         "gaps": list(state.gaps),
     }
+
+
+def _batch_to_json(batch: LeftBatch) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "batch": batch.batch_id,
+        "progress": batch.progress.value,
+        "ranges": ranges_to_json(batch.ranges),
+        "files": [file.to_json() for file in batch.files],
+        "dead_letter_files": [file.to_json() for file in batch.dead_letter_files],
+        "rows": batch.rows,
+    }
+    if batch.schema is not None:
+        body["schema"] = batch.schema
+    return body
 
 
 def _state_from_json(body: Body) -> JournalState:
@@ -260,6 +287,7 @@ def _state_from_json(body: Body) -> JournalState:
             _files(item["files"]),
             _files(item["dead_letter_files"]),
             item["rows"],
+            item.get("schema"),
         )
         for item in body.get("batches", ())
     ]

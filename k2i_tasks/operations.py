@@ -12,22 +12,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar, cast
 
 import pyarrow as pa
 
 from k2i_tasks.acknowledger import Acknowledger
 from k2i_tasks.config import Config
-from k2i_tasks.engine.recovery import Decision, LeftBatch, Progress, halt, plan
-from k2i_tasks.errors import Component, IntegrityError
+from k2i_tasks.engine.recovery import Decision, LeftBatch, Progress, must_not_be_behind, plan
+from k2i_tasks.errors import Component, IntegrityError, SchemaRacedError
 from k2i_tasks.failpoints import hit
-from k2i_tasks.iceberg.committer import Committer, Head, rolled_back
+from k2i_tasks.iceberg.committer import Committer, Head
 from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX, data_file, look_again
+from k2i_tasks.iceberg.pending import PendingSchema
+from k2i_tasks.iceberg.rollback import start_state
+from k2i_tasks.iceberg.staged import Staged, StagedRows, write_anew
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.journal import Journal
 from k2i_tasks.letterbox import Letterbox
 from k2i_tasks.types import (
-    OffsetRange,
     Offsets,
     Origin,
     Ranges,
@@ -39,22 +42,10 @@ from k2i_tasks.types import (
 
 log = logging.getLogger(__name__)
 
+Written = TypeVar("Written")
+
 #: Longest that the end of a run waits for Kafka to take the last offsets, in seconds.
 ACKNOWLEDGE_SECONDS = 6.0
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """Durable files of one batch, not yet committed; `at` is when they were, unix seconds."""
-
-    files: tuple[StagedFile, ...]
-    dead_letter_files: tuple[StagedFile, ...]
-    rows: int
-    at: float
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +90,7 @@ class Operations:
         #: Held while a commit is built and sent, so that upkeep in this process does not collide.
         self.lane = threading.Lock()
         #: What an attempt that failed later has written: of a batch, its rows and its letters.
-        self._written: dict[tuple[str, str], Sequence[StagedFile]] = {}
+        self._written: dict[tuple[str, str], object] = {}
 
     @cached_property
     def _tables(self) -> Tables:
@@ -218,23 +209,22 @@ class Operations:
         may have committed a part.
         """
         state = self._committer.own()
-        self._must_not_be_behind(state.offsets)
+        if self._config.iceberg.on_rollback == "halt":
+            must_not_be_behind(self._journal.state.offsets, state.offsets)
         self._staged.clear()
         self._written.clear()
         mine = self._committer.claimed if self._config.kafka.assignment == "group" else None
         landed = frozenset(state.batches)
-        left = [
-            batch if batch.batch_id in landed else self._committable(batch)
-            for batch in self._journal.state.batches.values()
-        ]
+        known = tuple(self._journal.state.batches.values())
+        # One by one: what a batch needs of the schema may come with the commit of the one before.
+        left = (batch if batch.batch_id in landed else self._committable(batch) for batch in known)
         offsets = dict(state.offsets)
         for step in plan(left, state.offsets, landed, mine):
             batch = step.batch
             log.info("recovery: batch %s (%s): %s", batch.batch_id, batch.progress, step.decision)
             match step.decision:
                 case Decision.COMMIT:
-                    staged = Staged(batch.files, batch.dead_letter_files, batch.rows, time.time())
-                    self._commit_staged(batch.batch_id, batch.ranges, staged, "recovery")
+                    self._commit_staged(batch.batch_id, batch.ranges, _left(batch), "recovery")
                     offsets.update({tp: span.end for tp, span in batch.ranges.items()})
                 case Decision.RECORD_LANDED:
                     self._journal.commit_landed(batch.batch_id, -1)
@@ -275,17 +265,15 @@ class Operations:
         hit("flush.before")
         self._journal.sealed(batch.batch_id, batch.ranges)
         name, refused = batch.batch_id, batch.dead_letters
-        files = self._once(name, "rows", lambda: self._staging.stage(batch.tables, batch_id=name))
+        rows = self._once(name, "rows", lambda: self._staging.stage(batch.tables, batch_id=name))
         letters: Sequence[StagedFile] = ()
         if refused:
             letters = self._once(
                 name, "letters", lambda: self._tables.dead_letters.stage(refused, name)
             )
         hit("flush.staged.before")
-        self._journal.staged(batch.batch_id, files, letters, batch.rows)
+        staged = self._note(batch, rows, letters)
         hit("flush.staged")
-        staged = Staged(tuple(files), tuple(letters), batch.rows, time.time())
-        self._staged[batch.batch_id] = staged
         for part in ("rows", "letters"):
             self._written.pop((name, part), None)
         return staged
@@ -299,7 +287,9 @@ class Operations:
         staged = self._staged[batch.batch_id]
         if abs(time.time() - staged.at) > STAGED_SECONDS_MAX:
             look_again([*staged.files, *staged.dead_letter_files])
-        snapshot_id = self._commit_staged(batch.batch_id, batch.ranges, staged, batch.reason.value)
+        snapshot_id, staged = self._commit_batch(batch, staged)
+        if staged.schema is not None:
+            self._staging.changes.landed(staged.schema)
         self._acknowledger.submit(batch.end)
         self._journal.checkpoint()
         self._staged.pop(batch.batch_id, None)
@@ -324,51 +314,52 @@ class Operations:
 
     # Inside.
 
-    def _once(
-        self, batch_id: str, part: str, write: Callable[[], Sequence[StagedFile]]
-    ) -> Sequence[StagedFile]:
+    def _once(self, batch_id: str, part: str, write: Callable[[], Written]) -> Written:
         """What `write` gives, written once however often the flush is tried."""
         key = (batch_id, part)
         if key not in self._written:
             self._written[key] = write()
-        return self._written[key]
+        return cast(Written, self._written[key])
+
+    def _note(self, batch: SealedBatch, rows: StagedRows, letters: Sequence[StagedFile]) -> Staged:
+        """All files of the batch are durable: kept in the log, and for its commit."""
+        change = rows.schema.to_json() if rows.schema is not None else None
+        self._journal.staged(batch.batch_id, rows.files, letters, batch.rows, change)
+        staged = Staged(tuple(rows.files), tuple(letters), batch.rows, time.time(), rows.schema)
+        self._staged[batch.batch_id] = staged
+        return staged
+
+    def _commit_batch(self, batch: SealedBatch, staged: Staged) -> tuple[int, Staged]:
+        """Commits the batch, with files written anew if another writer has moved the schema.
+
+        The old files stay, as orphans: a commit of them that is still on its way may land yet,
+        should the schema become again what it was.
+        """
+        name, ranges, why = batch.batch_id, batch.ranges, batch.reason.value
+        try:
+            return self._commit_staged(name, ranges, staged, why), staged
+        except SchemaRacedError as raced:
+            log.warning("batch %s is written anew: %s", name, raced)
+        self._staging.changes.lost(staged.schema)
+        catalog, table = self._committer.catalog, self._committer.identifier
+        files = write_anew(catalog, table, self._config, batch.tables, batch_id=name)
+        staged = self._note(batch, StagedRows(files), staged.dead_letter_files)
+        return self._commit_staged(name, ranges, staged, why), staged
 
     def _start_state(self, head: Head) -> SinkState:
-        found = head.recorded
-        if found.rolled_back:
-            choice = self._config.iceberg.on_rollback
-            if choice == "halt":
-                raise rolled_back(self._committer.name, found)
-            assert found.summary is not None
-            assert found.in_property is not None
-            base = found.summary if choice == "replay" else found.in_property
-            log.warning("table %s was rolled back; on_rollback = %s", self._committer.name, choice)
-            # The epoch and sequence of the property, so that the claim becomes the newest record.
-            newest = found.in_property
-            return replace(base, epoch=newest.epoch, owner=newest.owner, seq=newest.seq)
-        return found.newest or SinkState()
+        choice = self._config.iceberg.on_rollback
+        return start_state(self._committer.name, head.recorded, choice)
 
     def _committable(self, batch: LeftBatch) -> LeftBatch:
         """The batch; as merely sealed if its files can no longer be committed: it is read again."""
         if batch.progress not in (Progress.STAGED, Progress.STARTED):
             return batch
-        why = self._staging.why_unusable(batch.files)
+        why = self._staging.why_unusable(batch.files, _left(batch).schema)
         why = why or self._tables.dead_letters.why_unusable(batch.dead_letter_files)
         if not why:
             return batch
         log.warning("recovery: batch %s is read from Kafka again: %s", batch.batch_id, why)
         return replace(batch, progress=Progress.SEALED)
-
-    def _must_not_be_behind(self, offsets: Offsets) -> None:
-        """The table must hold at least what the log saw landing."""
-        if self._config.iceberg.on_rollback != "halt":
-            return
-        known = self._journal.state.offsets
-        behind = {tp: o for tp, o in known.items() if offsets.get(tp, 0) < o}
-        if behind:
-            ranges = {tp: OffsetRange(max(0, o - 1), o) for tp, o in behind.items()}
-            batch = LeftBatch("(last landed)", Progress.LANDED, ranges)
-            raise halt(batch, offsets, Decision.HALT_ROLLED_BACK)
 
     def _commit_staged(self, batch_id: str, ranges: Ranges, staged: Staged, reason: str) -> int:
         if staged.dead_letter_files:
@@ -387,6 +378,7 @@ class Operations:
                 intent=lambda snapshot, parent: self._journal.commit_started(
                     batch_id, snapshot, parent
                 ),
+                schema=staged.schema,
             )
         hit("commit.landed.before")
         self._journal.commit_landed(batch_id, snapshot_id)
@@ -396,3 +388,8 @@ class Operations:
     def _on_published(self, offsets: Offsets) -> None:
         hit("offsets.committed")
         self._journal.acknowledged(offsets)
+
+
+def _left(batch: LeftBatch) -> Staged:
+    change = PendingSchema.from_json(batch.schema) if batch.schema is not None else None
+    return Staged(batch.files, batch.dead_letter_files, batch.rows, time.time(), change)

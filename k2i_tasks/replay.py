@@ -31,9 +31,15 @@ import pyarrow as pa
 
 from k2i_tasks.calls import Call, RetryPolicy, racing
 from k2i_tasks.codecs.base import Decoder, decoded_whole
-from k2i_tasks.errors import Component, FencedError, IntegrityError, ServiceError
+from k2i_tasks.errors import (
+    Component,
+    FencedError,
+    IntegrityError,
+    SchemaRacedError,
+    ServiceError,
+)
 from k2i_tasks.failpoints import hit
-from k2i_tasks.iceberg.committer import Committer, rolled_back
+from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.data_files import data_file
 from k2i_tasks.iceberg.letters import (
     Key,
@@ -47,6 +53,8 @@ from k2i_tasks.iceberg.letters import (
 from k2i_tasks.iceberg.marks import Marks
 from k2i_tasks.iceberg.positions import PositionColumns
 from k2i_tasks.iceberg.present import rows_at
+from k2i_tasks.iceberg.rollback import rolled_back
+from k2i_tasks.iceberg.staged import StagedRows
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.iceberg.state import Recorded, SinkState, recorded
 from k2i_tasks.types import Offsets, TopicPartition
@@ -320,20 +328,32 @@ class Replay:
 
     def _commit(self, name: str, rows: pa.Table) -> None:
         tables = self._tables
-        staged = self._retried(
-            "write replayed rows", lambda: tables.staging.stage([rows], batch_id=name)
-        )
+
+        def stage() -> StagedRows:
+            return tables.staging.stage([rows], batch_id=name)
+
+        staged = self._retried("write replayed rows", stage)
         hit("replay.staged")
-        self._retried(
-            "commit replayed rows",
-            lambda: tables.committer.commit(
-                name,
-                {},
-                lambda table: [data_file(table, file) for file in staged],
-                summary={"k2i.batch": name, "k2i.reason": "replay"},
-                intent=lambda _snapshot, _parent: None,
-            ),
-        )
+
+        def commit() -> None:
+            nonlocal staged
+            try:
+                tables.committer.commit(
+                    name,
+                    {},
+                    lambda table: [data_file(table, file) for file in staged.files],
+                    summary={"k2i.batch": name, "k2i.reason": "replay"},
+                    intent=lambda _snapshot, _parent: None,
+                    schema=staged.schema,
+                )
+            except SchemaRacedError:
+                tables.staging.changes.lost(staged.schema)
+                staged = stage()
+                raise
+
+        self._retried("commit replayed rows", commit)
+        if staged.schema is not None:
+            tables.staging.changes.landed(staged.schema)
         hit("replay.committed")
 
     def _count(self, good: Sequence[Key], present: Iterable[Key]) -> None:

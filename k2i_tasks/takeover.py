@@ -115,7 +115,12 @@ class Takeover:
             # has deleted meanwhile, so where there are any they are committed first.
             self._start_rule.lost(topic, {tp: offsets[tp] for tp in mine})
         self._intake.decoder = self._decoder_for(operations.payload_schema())
+        left = operations.unfinished
         owned = self._take_over(state, offsets, mine, topic)
+        if left:
+            # What is committed now may have brought columns with it.
+            columns = self._retried("open the table", operations.reload)
+            self._intake.decoder = self._decoder_for(columns)
         return Share(owned, tuple(self._read_from(owned, topic)))
 
     def _given(self) -> frozenset[TopicPartition]:

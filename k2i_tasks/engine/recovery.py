@@ -6,12 +6,20 @@ records. The write-ahead log says how far the batch got, the table says whether 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from k2i_tasks.errors import Component, IntegrityError
-from k2i_tasks.types import Offsets, Ranges, StagedFile, TopicPartition, describe_ranges
+from k2i_tasks.types import (
+    OffsetRange,
+    Offsets,
+    Ranges,
+    StagedFile,
+    TopicPartition,
+    describe_ranges,
+)
 
 
 class Progress(StrEnum):
@@ -85,7 +93,11 @@ TABLE: dict[tuple[Progress, bool, Position], Decision] = {
 
 @dataclass(frozen=True, slots=True)
 class LeftBatch:
-    """A batch of an earlier run, as its write-ahead log tells."""
+    """A batch of an earlier run, as its write-ahead log tells.
+
+    Args:
+        schema: the change of the table's schema that the files were written for, as it was logged.
+    """
 
     batch_id: str
     progress: Progress
@@ -93,6 +105,7 @@ class LeftBatch:
     files: tuple[StagedFile, ...] = ()
     dead_letter_files: tuple[StagedFile, ...] = ()
     rows: int = 0
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +161,7 @@ def decide_shared(decision: Decision, ranges: Ranges, mine: Set[TopicPartition])
 
 
 def plan(
-    batches: Sequence[LeftBatch],
+    batches: Iterable[LeftBatch],
     offsets: Offsets,
     landed: frozenset[str],
     mine: Set[TopicPartition] | None = None,
@@ -156,7 +169,8 @@ def plan(
     """Decides batch by batch, oldest first, against the table as each step leaves it.
 
     Args:
-        batches: what the log holds of unfinished batches, in order.
+        batches: what the log holds of unfinished batches, in order; each is asked for once the
+            step before it is done.
         offsets: next offsets that the table records.
         landed: ids of batches whose commits the table holds.
         mine: the partitions that this run has claimed, where it shares the table; None where it
@@ -175,6 +189,19 @@ def plan(
         if decision is Decision.COMMIT:
             table.update({tp: span.end for tp, span in batch.ranges.items()})
         yield Step(batch, decision)
+
+
+def must_not_be_behind(known: Offsets, offsets: Offsets) -> None:
+    """Checks that the table, at `offsets`, holds at least what the log saw landing, up to `known`.
+
+    Raises:
+        IntegrityError: it was rolled back.
+    """
+    behind = {tp: o for tp, o in known.items() if offsets.get(tp, 0) < o}
+    if behind:
+        ranges = {tp: OffsetRange(max(0, o - 1), o) for tp, o in behind.items()}
+        batch = LeftBatch("(last landed)", Progress.LANDED, ranges)
+        raise halt(batch, offsets, Decision.HALT_ROLLED_BACK)
 
 
 def halt(batch: LeftBatch, offsets: Offsets, decision: Decision) -> IntegrityError:

@@ -24,7 +24,9 @@ from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.catalog import load_table
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.ownership import Claim, admits, holder, must_own
+from k2i_tasks.iceberg.pending import NO_UPDATES, PendingSchema, Updates
 from k2i_tasks.iceberg.references import keep_all
+from k2i_tasks.iceberg.rollback import rolled_back
 from k2i_tasks.iceberg.starts import first_starts
 from k2i_tasks.iceberg.state import Recorded, SinkState, recorded, sink_properties, state_key
 from k2i_tasks.types import Offsets, Ranges, TopicPartition
@@ -48,6 +50,10 @@ class MemoTransaction(Transaction):
         if self._memo is None or self._memo[0] is not self._updates:
             self._memo = (self._updates, update_table_metadata(self._table.metadata, self._updates))
         return self._memo[1]
+
+    def change(self, change: Updates) -> None:
+        """Takes in updates, and what the catalog has to find for them."""
+        self._apply(*change)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +186,7 @@ class Committer:
         *,
         summary: Mapping[str, str],
         intent: Intent,
+        schema: PendingSchema | None = None,
     ) -> int:
         """Looks, and unless the batch is there already commits its files with its offsets.
 
@@ -192,6 +199,8 @@ class Committer:
             files: gives the data files to add, for the table as loaded.
             summary: further entries for the snapshot's summary.
             intent: called once the commit is built, before it is sent.
+            schema: the change of the table's schema that the files were written for; it is part of
+                the commit unless the table has it.
 
         Returns:
             Id of the snapshot that holds the batch (the head's, if an earlier attempt landed).
@@ -199,6 +208,8 @@ class Committer:
         Raises:
             FencedError: another run owns the table, or its offsets are not the batch's start.
             PartitionsLostError: another member of the group owns some of its partitions.
+            SchemaRacedError: another writer has changed the schema, so that these files must not
+                be committed.
             TransientError: catalog or store is away, or another writer moved the head.
             CommitStateUnknownError: sent, outcome unknown.
         """
@@ -210,9 +221,11 @@ class Committer:
             return head.recorded.summary_snapshot_id or -1
         assert state is not None
         end = {tp: span.end for tp, span in ranges.items()}
+        change = schema.due(head.table) if schema is not None else NO_UPDATES
         added = files(head.table)
         _must_fit_spec(self.name, head.table, added)
-        return self._send(head.table, state.after(batch_id, end), added, summary, intent)
+        after = state.after(batch_id, end)
+        return self._send(head.table, after, added, summary, intent, change=change)
 
     def record(
         self,
@@ -272,12 +285,16 @@ class Committer:
         summary: Mapping[str, str],
         intent: Intent,
         properties: Mapping[str, str] | None = None,
+        change: Updates = NO_UPDATES,
     ) -> int:
-        """Builds and sends one commit: files, offsets in summary and property, atomically."""
+        """Builds and sends one commit: schema, files, offsets in summary and property, at once."""
         key, value = state_key(self.sink), state.to_json()
         carried = sink_properties(table.metadata, self.branch)
         entries = {**carried, **summary, key: value}
         transaction = MemoTransaction(table)
+        if change is not NO_UPDATES:
+            # First, so that the snapshot is of the new schema.
+            transaction.change(change)
         update = transaction.update_snapshot(snapshot_properties=entries, branch=self.branch)
         merge = property_as_bool(
             table.metadata.properties,
@@ -300,7 +317,11 @@ class Committer:
         hit("commit.intent.before")
         intent(producer.snapshot_id, parent)
         hit("commit.send.before")
+        if change is not NO_UPDATES:
+            hit("schema.commit.before")
         transaction.commit_transaction()
+        if change is not NO_UPDATES:
+            hit("schema.committed")
         hit("commit.answered")
         return producer.snapshot_id
 
@@ -334,25 +355,6 @@ def _claimed(state: SinkState, me: Claim, mine: Set[TopicPartition]) -> bool:
         and held.keys() == mine
         and all(epoch > me.epoch for epoch in held.values())
     )
-
-
-def rolled_back(name: str, found: Recorded) -> IntegrityError:
-    """The error for a head that is older than the newest commit of ours."""
-    assert found.summary is not None
-    assert found.in_property is not None
-    return IntegrityError(
-        f"Table {name} was rolled back: its head records {_shown(found.summary.offsets)} "
-        f"(commit {found.summary.seq}), its property {_shown(found.in_property.offsets)} "
-        f"(commit {found.in_property.seq}).",
-        component=Component.ICEBERG,
-        remedy="Set iceberg.on_rollback to 'replay' (ingest again from the head's offsets) or "
-        "'keep' (go on from the property's), then restart.",
-    )
-
-
-def _shown(offsets: Offsets, most: int = 8) -> str:
-    parts = [f"{tp}={offset}" for tp, offset in sorted(offsets.items())[:most]]
-    return "next offsets " + (" ".join(parts) or "none")
 
 
 def _must_fit_spec(name: str, table: Table, files: Sequence[DataFile]) -> None:

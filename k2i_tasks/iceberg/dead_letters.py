@@ -21,7 +21,8 @@ from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.committer import Committer, Head
 from k2i_tasks.iceberg.data_files import data_file, read_staged, why_unusable
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.schema import create_table, evolve
+from k2i_tasks.iceberg.evolution import evolve
+from k2i_tasks.iceberg.schema import create_table
 from k2i_tasks.iceberg.writer import DataFileWriter
 from k2i_tasks.types import (
     NEWEST_MS,

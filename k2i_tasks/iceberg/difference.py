@@ -66,15 +66,15 @@ def _type(
     elif isinstance(table, MapType) and isinstance(rows, MapType):
         _type(found, (*path, "key"), table.key_type, rows.key_type, is_key=True)
         _type(found, (*path, "value"), table.value_type, rows.value_type)
-    elif table == rows or _fits(rows, table):
+    elif table == rows or fits(rows, table):
         return
-    elif _fits(table, rows) and isinstance(rows, PrimitiveType) and not is_key:
+    elif fits(table, rows) and isinstance(rows, PrimitiveType) and not is_key:
         found.wider.append((path, rows))
     else:
         found.conflicts.append(f"{_shown(path)} is {table} in the table and {rows} in the records")
 
 
-def _fits(narrow: IcebergType, wide: IcebergType) -> bool:
+def fits(narrow: IcebergType, wide: IcebergType) -> bool:
     """Whether each `narrow` value is a `wide` one, without a change of kind."""
     try:
         promoted = promote(narrow, wide)

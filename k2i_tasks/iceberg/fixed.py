@@ -20,9 +20,9 @@ from pyiceberg.table import Table
 
 from k2i_tasks.errors import Component, IntegrityError
 from k2i_tasks.iceberg.arrow import align, arrow_schema
-from k2i_tasks.iceberg.committer import rolled_back
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.positions import PositionBatch, PositionColumns, read_positions
+from k2i_tasks.iceberg.rollback import rolled_back
 from k2i_tasks.iceberg.starts import starts
 from k2i_tasks.iceberg.state import SinkState, recorded, sink_properties, state_key
 from k2i_tasks.types import OffsetRange

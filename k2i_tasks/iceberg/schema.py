@@ -1,9 +1,8 @@
-"""The table: its schema from Arrow's, its creation, and additive evolution."""
+"""The table: its schema from Arrow's, and its creation."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
@@ -17,7 +16,6 @@ from pyiceberg.types import (
     IntegerType,
     ListType,
     LongType,
-    MapType,
     NestedField,
     StringType,
     StructType,
@@ -26,18 +24,9 @@ from pyiceberg.types import (
 
 from k2i_tasks.config import Config
 from k2i_tasks.config.model_iceberg import Iceberg, MetadataColumns
-from k2i_tasks.errors import (
-    CommitConflictError,
-    CommitStateUnknownError,
-    Component,
-    SchemaConflictError,
-    SchemaMovedError,
-    TransientError,
-)
-from k2i_tasks.failpoints import hit
+from k2i_tasks.errors import Component, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.arrow import arrow_schema
-from k2i_tasks.iceberg.difference import Difference, Path, difference
-from k2i_tasks.iceberg.errors import commit_outcome, translated
+from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.files import local_path
 from k2i_tasks.iceberg.names import checked_identifier, must_be_inside
 from k2i_tasks.iceberg.spec import partition_spec, sort_order, with_identifiers
@@ -45,7 +34,6 @@ from k2i_tasks.iceberg.store import warehouse_location
 
 log = logging.getLogger(__name__)
 
-_EVOLVE_ATTEMPTS = 10
 _HEADERS = ListType(
     0,
     StructType(NestedField(0, "key", StringType()), NestedField(0, "value", BinaryType())),
@@ -278,87 +266,3 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_map(kind):
         return pa.map_(_plain(kind.key_field), _plain(kind.item_field))
     return kind
-
-
-def evolve(
-    catalog: Catalog,
-    identifier: tuple[str, ...],
-    schema: pa.Schema,
-    *,
-    may_relax: Collection[str] = (),
-) -> Table:
-    """Adds the columns of `schema` that the table lacks and widens types, in one commit.
-
-    Nothing is dropped, renamed or reordered. May block; idempotent.
-
-    Args:
-        catalog, identifier: of the table.
-        schema: of the rows.
-        may_relax: columns that are made optional, or what in them is, where `schema` has it so.
-
-    Returns:
-        The table as loaded after the change; as it is when there is nothing to add.
-
-    Raises:
-        SchemaMovedError: a column has a type that the table's cannot be widened to.
-        CommitConflictError: other writers were first, again and again.
-    """
-    name = ".".join(identifier)
-    wanted = iceberg_schema(schema)
-    for attempt in range(1, _EVOLVE_ATTEMPTS + 1):
-        with translated(f"reading table {name}"):
-            table = catalog.load_table(identifier)
-        found = difference(table.schema(), wanted)
-        if found.conflicts:
-            raise SchemaMovedError(
-                f"Table {name} and the records disagree: {'; '.join(found.conflicts)}.",
-                remedy="Nothing is lost: the next run reads the records by the table's columns.",
-            )
-        found.optional.extend(_optional(table.schema(), schema, may_relax))
-        if not found.changes:
-            return table
-        try:
-            hit("schema.evolve.before")
-            _apply(table, found)
-            hit("schema.evolved")
-        except (CommitConflictError, CommitStateUnknownError) as error:
-            if attempt == _EVOLVE_ATTEMPTS:
-                raise
-            log.warning("schema of %s was not changed, looking again: %s", name, error)
-    raise AssertionError("unreachable")
-
-
-def _apply(table: Table, found: Difference) -> None:
-    with commit_outcome("changing the schema of " + ".".join(table.name())):
-        update = table.update_schema()
-        for path, kind, doc in found.missing:
-            update.add_column(path, kind, doc=doc)
-        for path, kind in found.wider:
-            update.update_column(path, field_type=kind)
-        for path in found.optional:
-            update.make_column_optional(path)
-        update.commit()
-
-
-def _optional(table: Schema, rows: pa.Schema, names: Collection[str]) -> list[Path]:
-    """What the table requires in these columns and the rows may lack."""
-    found: list[Path] = []
-    for field in table.fields:
-        if field.name in names and field.name in rows.names:
-            found += _optional_in(field, rows.field(field.name), (field.name,))
-    return found
-
-
-def _optional_in(field: NestedField, row: pa.Field, path: Path) -> list[Path]:
-    found = [path] if field.required and row.nullable else []
-    kind, given = field.field_type, row.type
-    if isinstance(kind, StructType) and pa.types.is_struct(given):
-        for member in kind.fields:
-            at = given.get_field_index(member.name)
-            if at >= 0:
-                found += _optional_in(member, given.field(at), (*path, member.name))
-    elif isinstance(kind, ListType) and pa.types.is_list(given):
-        found += _optional_in(kind.element_field, given.value_field, (*path, "element"))
-    elif isinstance(kind, MapType) and pa.types.is_map(given):
-        found += _optional_in(kind.value_field, given.item_field, (*path, "value"))
-    return found

@@ -1,4 +1,8 @@
-"""The writing half of a table: create it, keep its schema wide enough, stage data files."""
+"""The writing half of a table: create it, stage data files, with the schema that they need.
+
+Columns that rows need and the table lacks are not made here: the files are written as if they were
+there, and the change is part of the commit of these files (`pending`).
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,15 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from k2i_tasks.config import Config
-from k2i_tasks.errors import Component, ServiceError, is_transient
+from k2i_tasks.errors import Component, SchemaRacedError, ServiceError, is_transient
 from k2i_tasks.iceberg.ahead import AheadFiles
 from k2i_tasks.iceberg.catalog import find_table, load_table
 from k2i_tasks.iceberg.data_files import discard, why_unusable
+from k2i_tasks.iceberg.evolution import wanted_columns, widened
+from k2i_tasks.iceberg.pending import Changes, PendingSchema
 from k2i_tasks.iceberg.references import unreferenced
-from k2i_tasks.iceberg.schema import (
-    METADATA_TYPES,
-    check_compatible,
-    create_table,
-    evolve,
-    payload_arrow_schema,
-)
+from k2i_tasks.iceberg.schema import check_compatible, create_table, payload_arrow_schema
+from k2i_tasks.iceberg.staged import StagedRows
 from k2i_tasks.iceberg.writer import DataFileWriter
 from k2i_tasks.types import StagedFile
 
@@ -36,6 +37,8 @@ class Staging:
 
     def __init__(self, catalog: Catalog, identifier: tuple[str, ...], config: Config) -> None:
         self.catalog = catalog
+        #: What is told of commits, by the thread that commits.
+        self.changes = Changes()
         self.identifier = identifier
         self._config = config
         self._table: Table | None = None
@@ -55,6 +58,7 @@ class Staging:
             SchemaConflictError: it exists with columns that contradict the configuration.
         """
         self._table, self._covered = find_table(self.catalog, self.identifier), None
+        self.changes.lost()
         if self._table is None:
             return False
         check_compatible(self._table, self._config)
@@ -75,8 +79,8 @@ class Staging:
         """Arrow schema of the table's columns other than Kafka's metadata columns."""
         return payload_arrow_schema(self._opened(), self._config.iceberg.metadata_columns)
 
-    def stage(self, tables: Sequence[pa.Table], *, batch_id: str) -> list[StagedFile]:
-        """Writes rows as data files, widening the table's schema first where rows need it.
+    def stage(self, tables: Sequence[pa.Table], *, batch_id: str) -> StagedRows:
+        """Writes rows as data files, of a schema that is widened where rows need it.
 
         Args:
             tables: all rows of the batch, those that `encode` was given included, in order.
@@ -84,17 +88,22 @@ class Staging:
         """
         ahead = self._encoded(batch_id)
         if not tables:
-            return []
+            return StagedRows(())
         try:
-            self._cover({table.schema for table in tables})
+            if not self._cover({table.schema for table in tables}) and ahead is not None:
+                ahead.discard()
+                ahead = None
             if ahead is None:
-                return DataFileWriter(self._opened(), self._config).write(tables, batch_id=batch_id)
-            ahead.follow(self._opened())
-            return ahead.finish(tables)
+                writer = DataFileWriter(self._opened(), self._config)
+                files = writer.write(tables, batch_id=batch_id)
+            else:
+                ahead.follow(self._opened())
+                files = ahead.finish(tables)
         except BaseException:
             if ahead is not None:
                 ahead.discard()
             raise
+        return StagedRows(files, self.changes.hand_over())
 
     def encode(self, tables: Sequence[pa.Table], *, batch_id: str) -> None:
         """Encodes the next rows of a batch that is still filled, so that `stage` has less to do.
@@ -113,7 +122,8 @@ class Staging:
             if self._ahead is None or self._ahead.batch_id != batch_id:
                 self.forget()
                 self._ahead = AheadFiles(self._opened(), self._config, batch_id)
-            self._cover({table.schema for table in tables})
+            if not self._cover({table.schema for table in tables}):
+                raise SchemaRacedError(f"Another writer has changed the schema of {self.name}.")
             self._ahead.follow(self._opened())
             self._ahead.add(tables)
         except Exception as error:
@@ -127,12 +137,18 @@ class Staging:
         if ahead is not None:
             ahead.discard()
 
-    def why_unusable(self, files: Sequence[StagedFile]) -> str:
-        """Why staged files can no longer be committed; empty if they can. May block."""
+    def why_unusable(self, files: Sequence[StagedFile], schema: PendingSchema | None = None) -> str:
+        """Why staged files can no longer be committed; empty if they can. May block.
+
+        Args:
+            files: of one batch.
+            schema: the change that was staged with them.
+        """
         if not files:
             return ""
         table = load_table(self.catalog, self.identifier)
-        return why_unusable(table, files)
+        lost = schema.why_lost(table) if schema is not None else ""
+        return lost or why_unusable(table, files)
 
     def discard(self, files: Iterable[StagedFile]) -> int:
         """Deletes those of `files` that the table refers to nowhere; how many those were."""
@@ -158,18 +174,25 @@ class Staging:
         self._ahead = None
         return ahead
 
-    def _cover(self, schemas: set[pa.Schema]) -> None:
-        if self._covered is not None and all(schema.equals(self._covered) for schema in schemas):
-            return
-        wanted = pa.unify_schemas(list(schemas), promote_options="permissive")
-        relaxed: frozenset[str] = frozenset()
-        if self._config.schema_evolution.mode == "permissive":
-            # Kafka's own columns are what they are.
-            columns = self._config.iceberg.metadata_columns
-            kept = {getattr(columns, role) for role in METADATA_TYPES}
-            relaxed = frozenset(wanted.names) - kept
-        self._table = evolve(self.catalog, self.identifier, wanted, may_relax=relaxed)
+    def _cover(self, schemas: set[pa.Schema]) -> bool:
+        """Has the table take rows of these schemas; whether what was encoded so far still fits."""
+        fits = not self.changes.start_anew()
+        if not fits:
+            self._covered = None
+        covered = self._covered
+        if covered is not None and all(schema.equals(covered) for schema in schemas):
+            return fits
+        wanted, relaxed = wanted_columns(schemas, self._config)
+        loaded = load_table(self.catalog, self.identifier)
+        table = self.changes.on(loaded)
+        if table is None:
+            self.changes.clear()
+            table, fits = loaded, False
+        self._table, change = widened(table, wanted, may_relax=relaxed)
+        if change is not None:
+            self.changes.grow(change)
         self._covered = wanted
+        return fits
 
     def _opened(self) -> Table:
         if self._table is None:

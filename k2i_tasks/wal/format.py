@@ -21,7 +21,11 @@ from typing import Any
 
 MAGIC = b"K2IWAL\r\n"
 FORMAT_VERSION = 1
-ENTRY_VERSION = 1
+#: What the payload of an entry may hold: all that earlier programs know, or schema changes too.
+PLAIN_VERSION = 1
+SCHEMA_VERSION = 2
+#: The newest that this program reads.
+ENTRY_VERSION = SCHEMA_VERSION
 
 _HEADER = struct.Struct("<8sHHQQIII")
 _FRAME = struct.Struct("<IIQBB")
@@ -116,7 +120,7 @@ def decode_payload(payload: bytes) -> dict[str, Any]:
 
 
 def encode_frame(
-    seed: int, lsn: int, kind: int, payload: bytes, version: int = ENTRY_VERSION
+    seed: int, lsn: int, kind: int, payload: bytes, version: int = PLAIN_VERSION
 ) -> bytes:
     """One frame, for the segment whose header's checksum is `seed`.
 

@@ -14,7 +14,13 @@ from k2i_tasks.errors import ServiceError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.wal.disk import Disk, lock_folder, make_folder
 from k2i_tasks.wal.entries import WalBrokenError, WalDamage, WalEntry, WalFullError, WalKind
-from k2i_tasks.wal.format import FRAME_BYTES_MAX, FRAME_HEAD_BYTES, HEADER_BYTES, encode_payload
+from k2i_tasks.wal.format import (
+    FRAME_BYTES_MAX,
+    FRAME_HEAD_BYTES,
+    HEADER_BYTES,
+    PLAIN_VERSION,
+    encode_payload,
+)
 from k2i_tasks.wal.replay import Replay, broken, replay_folder
 from k2i_tasks.wal.segment import Segment
 
@@ -147,13 +153,21 @@ class WriteAheadLog:
         """Whether the live segment has reached `segment_bytes_max`: checkpoint soon."""
         return self._since_checkpoint > 0 and self._segment.size >= self._segment_bytes_max
 
-    def append(self, kind: WalKind, body: Mapping[str, Any], *, sync: bool = False) -> int:
+    def append(
+        self,
+        kind: WalKind,
+        body: Mapping[str, Any],
+        *,
+        sync: bool = False,
+        version: int = PLAIN_VERSION,
+    ) -> int:
         """Appends one entry and returns its lsn. May block on the disk.
 
         Args:
             kind: anything but CHECKPOINT, which has a method of its own.
             body: a JSON object.
             sync: whether the entry, and all before it, is on disk when this returns.
+            version: of the payload's form; programs that know only earlier ones refuse the log.
 
         Raises:
             WalFullError: disk full or read-only, or a bound reached; the log is as before the call.
@@ -167,7 +181,7 @@ class WriteAheadLog:
             hit("wal.append.before")
             self._check_frame(payload)
             self._check_room(payload)
-            lsn = self._segment.append(kind.code, payload)
+            lsn = self._segment.append(kind.code, payload, version)
             self._since_checkpoint += 1
             hit("wal.append.written")
             if sync:
@@ -175,11 +189,12 @@ class WriteAheadLog:
                 hit("wal.append.synced")
             return lsn
 
-    def checkpoint(self, body: Mapping[str, Any]) -> int:
+    def checkpoint(self, body: Mapping[str, Any], *, version: int = PLAIN_VERSION) -> int:
         """Begins a new segment with the whole state, durable on return; removes what was before.
 
         Args:
             body: everything that a later replay needs of what was logged so far, as a JSON object.
+            version: of its form, as for `append`.
 
         Raises:
             ServiceError: the disk refused; the log is as before the call.
@@ -190,7 +205,7 @@ class WriteAheadLog:
             hit("wal.checkpoint.before")
             self._check_frame(payload)
             old = self._segment
-            first = (WalKind.CHECKPOINT.code, payload)
+            first = (WalKind.CHECKPOINT.code, payload, version)
             self._segment = self._begin("wal.checkpoint", old.last_lsn, old.last_crc, first)
             self._since_checkpoint = 0
             self._superseded[old.path] = old.size
@@ -238,7 +253,7 @@ class WriteAheadLog:
             raise
 
     def _begin(
-        self, place: str, last_lsn: int, last_crc: int, first: tuple[int, bytes] | None
+        self, place: str, last_lsn: int, last_crc: int, first: tuple[int, bytes, int] | None
     ) -> Segment:
         segment = Segment.begin(
             self._disk,

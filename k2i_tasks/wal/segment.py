@@ -47,7 +47,7 @@ class Segment:
         *,
         last_lsn: int,
         last_crc: int,
-        first: tuple[int, bytes] | None,
+        first: tuple[int, bytes, int] | None,
         place: str,
     ) -> Segment:
         """Makes segment `number`, durable under its name when this returns. May block on the disk.
@@ -58,7 +58,7 @@ class Segment:
             number: above that of every segment before.
             last_lsn: the last lsn before this segment.
             last_crc: the checksum of that frame.
-            first: kind and payload of the frame it begins with.
+            first: kind, payload and version of the frame it begins with.
             place: prefix of the failpoints on the way.
 
         Raises:
@@ -83,14 +83,14 @@ class Segment:
         size = HEADER_BYTES + len(frame)
         return cls(disk, descriptor, Tail(path, header.seed, size, lsn, crc))
 
-    def append(self, kind: int, payload: bytes) -> int:
+    def append(self, kind: int, payload: bytes, version: int) -> int:
         """Appends a frame, whole or not at all, and returns its lsn. May block on the disk.
 
         Raises:
             WalFullError: the disk is full or read-only; the segment is as before.
             WalBrokenError: the disk failed otherwise, or the torn frame could not be taken back.
         """
-        frame = encode_frame(self._seed, self.last_lsn + 1, kind, payload)
+        frame = encode_frame(self._seed, self.last_lsn + 1, kind, payload, version)
         try:
             # At a fixed place: what an earlier failure left there is written over.
             self._disk.write_all(self._descriptor, frame, self.size)
@@ -134,15 +134,15 @@ class Segment:
 
 
 def _beginning(
-    number: int, last_lsn: int, last_crc: int, first: tuple[int, bytes] | None
+    number: int, last_lsn: int, last_crc: int, first: tuple[int, bytes, int] | None
 ) -> tuple[SegmentHeader, bytes]:
     """Header and first frame. The header has the frame's length, the frame the header's sum."""
     if first is None:
         return SegmentHeader(number, last_lsn, last_crc, HEADER_BYTES), b""
-    kind, payload = first
-    length = len(encode_frame(0, last_lsn + 1, kind, payload))
+    kind, payload, version = first
+    length = len(encode_frame(0, last_lsn + 1, kind, payload, version))
     header = SegmentHeader(number, last_lsn, last_crc, HEADER_BYTES + length)
-    return header, encode_frame(header.seed, last_lsn + 1, kind, payload)
+    return header, encode_frame(header.seed, last_lsn + 1, kind, payload, version)
 
 
 def _write_new(disk: Disk, path: Path, data: bytes) -> int:

@@ -16,7 +16,8 @@ from pyiceberg.types import LongType
 
 from k2i_tasks.config import Config
 from k2i_tasks.iceberg.catalog import guard_commits, open_catalog
-from k2i_tasks.iceberg.schema import create_table, evolve
+from k2i_tasks.iceberg.evolution import evolve
+from k2i_tasks.iceberg.schema import create_table
 from tests.integration.test_end_to_end import unique
 from tests.program import Program
 from tests.running import Running, running

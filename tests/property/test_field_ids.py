@@ -12,7 +12,8 @@ from pyiceberg.schema import Schema
 
 from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.unite import unite
-from k2i_tasks.iceberg.schema import create_table, evolve
+from k2i_tasks.iceberg.evolution import evolve
+from k2i_tasks.iceberg.schema import create_table
 from tests.iceberg_tables import NAME, catalog_of, config_at
 from tests.scale import times
 

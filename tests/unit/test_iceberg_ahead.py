@@ -16,6 +16,7 @@ from k2i_tasks import durable
 from k2i_tasks.errors import K2IError, ServiceError, TransientError
 from k2i_tasks.failpoints import armed
 from k2i_tasks.iceberg import ahead, partition_files
+from k2i_tasks.iceberg.pending import PendingSchema
 from k2i_tasks.iceberg.staging import Staging
 from k2i_tasks.types import StagedFile
 from tests.iceberg_tables import NAME, append, catalog_of, config_at, rows_of
@@ -49,12 +50,18 @@ class World:
         self.catalog = catalog_of(self.config)
         self.staging = Staging(self.catalog, NAME, self.config)
         self.staging.create(SCHEMA)
+        self.change: PendingSchema | None = None
 
     def data_files(self) -> set[str]:
         return {str(path) for path in self.warehouse.rglob("*.parquet")}
 
+    def stage(self, tables: list[pa.Table], *, batch_id: str) -> list[StagedFile]:
+        found = self.staging.stage(tables, batch_id=batch_id)
+        self.change = found.schema
+        return list(found.files)
+
     def committed(self, staged: list[StagedFile]) -> pa.Table:
-        append(self.catalog.load_table(NAME), staged)
+        append(self.catalog.load_table(NAME), staged, self.change)
         return self.catalog.load_table(NAME).scan().to_arrow()
 
 
@@ -103,7 +110,7 @@ def test_the_rows_are_the_same_however_many_were_encoded_before(
         patch.setattr(ahead, "BatchFiles", small)
         for table in tables[:ahead_of]:
             world.staging.encode([table], batch_id=BATCH)
-        staged = world.staging.stage(tables, batch_id=BATCH)
+        staged = world.stage(tables, batch_id=BATCH)
     assert local(staged) == world.data_files()
     assert sum(file.rows for file in staged) == sum(parts)
     assert rows_of(world.committed(staged)) == rows_of(pa.concat_tables(tables))
@@ -115,7 +122,7 @@ def test_what_was_encoded_is_not_written_again(tmp_path: Path) -> None:
     world.staging.encode(tables[:1], batch_id=BATCH)
     world.staging.encode(tables[1:2], batch_id=BATCH)
     (began,) = world.data_files()
-    [staged] = world.staging.stage(tables, batch_id=BATCH)
+    [staged] = world.staging.stage(tables, batch_id=BATCH).files
     assert local([staged]) == {began}
     footer = pq.read_metadata(began)
     groups = [footer.row_group(n).num_rows for n in range(footer.num_row_groups)]
@@ -129,7 +136,7 @@ def test_a_column_that_comes_in_the_middle_ends_the_file_and_is_null_before(tmp_
     tables = [rows(0, 9_000), later, last]
     for table in tables[:2]:
         world.staging.encode([table], batch_id=BATCH)
-    staged = world.staging.stage(tables, batch_id=BATCH)
+    staged = world.stage(tables, batch_id=BATCH)
     assert [file.rows for file in staged] == [9_000, 9_005]
     found = world.committed(staged)
     assert rows_of(found) == rows_of(pa.concat_tables(tables, promote_options="default"))
@@ -161,11 +168,11 @@ def test_a_passing_fault_leaves_nothing_behind_and_the_flush_writes_all(
                 failed = True
                 assert world.data_files() == set()
         try:
-            staged = world.staging.stage(tables, batch_id=BATCH)
+            staged = world.stage(tables, batch_id=BATCH)
         except TransientError:
             failed = True
             assert world.data_files() == set()
-            staged = world.staging.stage(tables, batch_id=BATCH)
+            staged = world.stage(tables, batch_id=BATCH)
     assert failed
     assert local(staged) == world.data_files()
     assert rows_of(world.committed(staged)) == rows_of(pa.concat_tables(tables))
@@ -187,7 +194,7 @@ def test_a_failed_fsync_is_final_though_it_was_of_rows_encoded_before(
     with pytest.raises(ServiceError, match="Check the disk"):
         world.staging.stage([rows(0, 9_000)], batch_id=BATCH)
     # The next batch is another one.
-    assert world.staging.stage([rows(0, 5)], batch_id="run-2")
+    assert world.stage([rows(0, 5)], batch_id="run-2")
 
 
 def test_what_was_encoded_for_a_batch_that_never_comes_is_removed(tmp_path: Path) -> None:
@@ -197,16 +204,16 @@ def test_what_was_encoded_for_a_batch_that_never_comes_is_removed(tmp_path: Path
     world.staging.forget()
     assert world.data_files() == set()
     world.staging.encode([rows(0, 9_000)], batch_id=BATCH)
-    staged = world.staging.stage([rows(0, 5)], batch_id="run-2")
+    staged = world.stage([rows(0, 5)], batch_id="run-2")
     assert local(staged) == world.data_files()
 
 
 def test_nothing_but_dead_letters_is_nothing_to_encode(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.staging.encode([], batch_id=BATCH)
-    assert world.staging.stage([], batch_id=BATCH) == []
+    assert world.stage([], batch_id=BATCH) == []
     world.staging.encode([], batch_id="run-2")
-    staged = world.staging.stage([rows(0, 5)], batch_id="run-2")
+    staged = world.stage([rows(0, 5)], batch_id="run-2")
     assert local(staged) == world.data_files()
 
 
@@ -218,7 +225,7 @@ def test_few_rows_that_wait_hold_no_more_memory_than_they_are(tmp_path: Path) ->
     before = pa.total_allocated_bytes()
     world.staging.encode([mixed], batch_id=BATCH)
     assert pa.total_allocated_bytes() - before < many.nbytes / 4
-    staged = world.staging.stage([mixed], batch_id=BATCH)
+    staged = world.stage([mixed], batch_id=BATCH)
     assert rows_of(world.committed(staged)) == rows_of(mixed)
 
 

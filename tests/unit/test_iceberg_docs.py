@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from k2i_tasks.codecs import Decoder, MetadataColumns, make_decoder
-from k2i_tasks.iceberg.schema import create_table, evolve, payload_arrow_schema
+from k2i_tasks.iceberg.evolution import evolve
+from k2i_tasks.iceberg.schema import create_table, payload_arrow_schema
 from tests.unit.codec_batches import batch_of
 from tests.unit.test_committer import config, open_catalog
 

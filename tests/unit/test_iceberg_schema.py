@@ -21,11 +21,11 @@ from pyiceberg.types import (
 
 from k2i_tasks.errors import CommitConflictError, ConfigError, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.catalog import check_catalog, check_store
+from k2i_tasks.iceberg.evolution import evolve
 from k2i_tasks.iceberg.names import checked_identifier, identifier_of, must_be_inside
 from k2i_tasks.iceberg.schema import (
     check_compatible,
     create_table,
-    evolve,
     iceberg_schema,
     payload_arrow_schema,
 )

@@ -8,10 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from k2i_tasks.engine.recovery import Progress
 from k2i_tasks.journal import GAPS_KEPT, Journal
 from k2i_tasks.types import OffsetRange, TopicPartition
-from k2i_tasks.wal.entries import WalKind
+from k2i_tasks.wal import replay as replay_module
+from k2i_tasks.wal.entries import WalKind, WalVersionError
 from k2i_tasks.wal.log import WriteAheadLog
+from k2i_tasks.wal.scan import scan
 
 RANGES = {TopicPartition("orders", 0): OffsetRange(0, 10)}
 
@@ -89,7 +92,7 @@ def test_gaps_are_kept_over_checkpoints_and_restarts_and_the_oldest_make_room(
 
 def test_what_the_outcome_of_a_commit_or_a_skip_hangs_on_is_durable_at_once() -> None:
     log = SimpleNamespace(entries=[], synced=[])
-    log.append = lambda kind, _body, *, sync: log.synced.append((kind, sync))
+    log.append = lambda kind, _body, *, sync, version: log.synced.append((kind, sync))
     journal = Journal(log)  # type: ignore[arg-type]
     journal.sealed("b-1", RANGES)
     journal.staged("b-1", [], [], 10)
@@ -97,3 +100,69 @@ def test_what_the_outcome_of_a_commit_or_a_skip_hangs_on_is_durable_at_once() ->
     journal.commit_landed("b-1", 1)
     journal.gap(RANGES)
     assert [kind for kind, sync in log.synced if sync] == [WalKind.COMMIT_STARTED, WalKind.GAP]
+
+
+CHANGE = {"schema": {"fields": []}, "base": "00", "last_column_id": 3}
+
+
+def versions(folder: Path) -> list[tuple[int, int]]:
+    """Kind and version of each entry on the disk."""
+    [newest] = sorted(folder.glob("*.log"))
+    return [(frame.kind, frame.version) for frame in scan(newest.read_bytes()).frames]
+
+
+def test_a_staged_schema_change_outlives_the_process_and_a_checkpoint(tmp_path: Path) -> None:
+    for forced in (False, True):
+        with open_log(tmp_path) as log:
+            journal = Journal(log)
+            if not journal.state.batches:
+                journal.sealed("a-1", RANGES)
+                journal.staged("a-1", [], [], 10, CHANGE)
+                journal.sealed("a-2", RANGES)
+                journal.staged("a-2", [], [], 10)
+            found = journal.state.batches
+            assert (found["a-1"].schema, found["a-2"].schema) == (CHANGE, None)
+            if forced:
+                journal.checkpoint(forced=True)
+    with open_log(tmp_path) as log:
+        assert Journal(log).state.batches == found
+
+
+def test_only_entries_with_a_schema_change_are_of_the_version_that_older_programs_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged, checkpoint = WalKind.STAGED.code, WalKind.CHECKPOINT.code
+    with open_log(tmp_path) as log:
+        journal = Journal(log)
+        journal.sealed("a-1", RANGES)
+        journal.staged("a-1", [], [], 10)
+        journal.sealed("a-2", RANGES)
+        assert {version for _kind, version in versions(log.folder)} == {1}
+        journal.staged("a-2", [], [], 10, CHANGE)
+        assert versions(log.folder)[-1] == (staged, 2)
+        journal.commit_landed("a-1", 7)
+        journal.checkpoint(forced=True)
+        assert versions(log.folder) == [(checkpoint, 2)]
+    with monkeypatch.context() as older:
+        older.setattr(replay_module, "ENTRY_VERSION", 1)
+        with pytest.raises(WalVersionError, match="later version"):
+            open_log(tmp_path)
+    with open_log(tmp_path) as log:
+        journal = Journal(log)
+        journal.commit_landed("a-2", 8)
+        journal.checkpoint(forced=True)
+        assert versions(log.folder) == [(checkpoint, 1)]
+
+
+def test_a_log_of_an_older_program_is_read_as_one_without_schema_changes(tmp_path: Path) -> None:
+    spans = {"orders": {"0": [0, 10]}}
+    left = {"batch": "a-1", "progress": "files staged", "ranges": spans, "files": [], "rows": 10}
+    with open_log(tmp_path) as log:
+        log.checkpoint({"table": "db.t", "batches": [{**left, "dead_letter_files": []}]})
+        log.append(WalKind.SEALED, {"batch": "a-2", "ranges": spans})
+        body = {"batch": "a-2", "files": [], "dead_letter_files": [], "rows": 10}
+        log.append(WalKind.STAGED, body)
+    with open_log(tmp_path) as log:
+        found = Journal(log).state.batches
+    assert [batch.schema for batch in found.values()] == [None, None]
+    assert [batch.progress for batch in found.values()] == [Progress.STAGED] * 2

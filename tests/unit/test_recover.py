@@ -97,12 +97,12 @@ def lose_answers(monkeypatch: pytest.MonkeyPatch, *, nth: int, applied: bool) ->
     """The `nth` commit from now fails with an unknown outcome, applied or not."""
     plain, calls = Committer._send, iter(range(1, 100))
 
-    def send(self: Committer, *what: Any) -> int:
+    def send(self: Committer, *what: Any, **named: Any) -> int:
         turn = next(calls)
         if turn != nth:
-            return plain(self, *what)
+            return plain(self, *what, **named)
         if applied:
-            plain(self, *what)
+            plain(self, *what, **named)
         raise CommitStateUnknownError("the answer was lost")
 
     monkeypatch.setattr(Committer, "_send", send)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from k2i_tasks.engine.recovery import Progress
-from k2i_tasks.operations import Operations, Staged
+from k2i_tasks.iceberg.staged import Staged
+from k2i_tasks.operations import Operations
 from k2i_tasks.types import OffsetRange, Offsets, SealedBatch, SealReason, TopicPartition
 from tests.unit.test_recover import ORIGIN, numbers, operations
 

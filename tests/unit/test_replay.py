@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from k2i_tasks.failpoints import NAMES, armed
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.data_files import data_file
 from k2i_tasks.iceberg.dead_letters import DeadLetterTable
+from k2i_tasks.iceberg.evolution import evolve
 from k2i_tasks.iceberg.letters import Letters
 from k2i_tasks.iceberg.marks import Marks
 from k2i_tasks.iceberg.positions import PositionColumns
@@ -251,7 +253,7 @@ def test_a_row_at_the_place_of_a_letter_is_not_doubled(world: World) -> None:
     world.refuse(b'{"a": 1}', b'{"a": 2}')
     rows = decoder_for(None).decode(batch_of([b'{"a": 1}'])).table
     world.staging.open()
-    staged = world.staging.stage([rows], batch_id="again")
+    staged = world.staging.stage([rows], batch_id="again").files
     table = world.catalog.load_table(NAME)
     with table.transaction() as transaction, transaction.update_snapshot().fast_append() as update:
         update.append_data_file(data_file(table, staged[0]))
@@ -332,3 +334,17 @@ def test_replays_killed_at_any_places_in_any_order_lose_and_double_nothing(
             world.assert_state_of_the_sink()
         world.run()
         assert world.rows() == good
+
+
+def test_a_schema_that_another_writer_moves_under_a_replay_costs_no_letter(world: World) -> None:
+    world.refuse(b'{"a": 1, "new": "x"}', b'{"a": 2}')
+
+    def rival(_name: str) -> None:
+        evolve(catalog_of(world.config), NAME, pa.schema([("theirs", pa.int64())]))
+
+    with armed("replay.staged", rival):
+        assert world.run(policy=RetryPolicy(initial_seconds=0.001)).rows == 2
+    assert (world.rows(), world.open()) == ([0, 1], [])
+    found = world.catalog.load_table(NAME).scan().to_arrow()
+    assert sorted(found["new"].to_pylist(), key=repr) == ["x", None]
+    assert set(found["theirs"].to_pylist()) == {None}

@@ -115,6 +115,10 @@ class Table:
     def payload_schema(self) -> pa.Schema:
         return pa.schema([("n", pa.int64())])
 
+    def reload(self) -> pa.Schema:
+        come = [("m", pa.int64())] if "recover" in self.calls else []
+        return pa.schema([("n", pa.int64()), *come])
+
     def pass_gap(self, lost: Ranges) -> None:
         self.calls.append(f"gap {lost[P0]}")
 
@@ -170,7 +174,7 @@ class Run:
             table="db.t",
             source=self.source,
             operations=self.table,  # type: ignore[arg-type]
-            decoder_for=lambda schema: decoder_of(schema),
+            decoder_for=self._decoder,
             start_rule=Rule(low, halt=halt),
             gate=open_gate(),
             tracker_factory=lambda _status, _drain: InlineTracker(),
@@ -180,6 +184,10 @@ class Run:
             batch_prefix="r",
             upkeep_factory=no_upkeep,
         )
+
+    def _decoder(self, schema: pa.Schema | None) -> Any:
+        self.known = [] if schema is None else schema.names
+        return decoder_of(schema)
 
     def commits(self) -> list[str]:
         return [call for call in self.calls if call.startswith(("commit", "gap"))]
@@ -246,6 +254,13 @@ def test_a_topic_created_again_before_its_first_record_leaves_no_table_behind() 
     with pytest.raises(IntegrityError, match="another topic"):
         run.runner.run()
     assert run.calls == ["open", "inspect"]
+
+
+def test_columns_that_came_with_what_was_recovered_are_known_to_the_decoder() -> None:
+    run = Run((3, 5), left=3)
+    run.runner.run()
+    assert run.commits() == ["commit [3,5), 2 rows"]
+    assert run.known == ["n", "m"]
 
 
 def test_a_gap_is_kept_in_the_log_and_committed_as_positions() -> None:

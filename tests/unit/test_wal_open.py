@@ -178,7 +178,7 @@ def test_a_segment_under_another_number_is_damage(tmp_path: Path) -> None:
         assert "belongs to segment 1" in log.damage[0].why
 
 
-@pytest.mark.parametrize(("version", "kind", "entry_version"), [(2, 3, 1), (1, 200, 1), (1, 3, 2)])
+@pytest.mark.parametrize(("version", "kind", "entry_version"), [(2, 3, 1), (1, 200, 1), (1, 3, 3)])
 def test_a_log_of_a_later_version_is_refused_and_left_as_it_is(
     tmp_path: Path, version: int, kind: int, entry_version: int
 ) -> None:
