@@ -1,0 +1,177 @@
+"""Rows of the hot buffer in the columns of the table: made once a piece, shared by all queries."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from k2i_tasks.buffer.hot import Held, HotBuffer
+from k2i_tasks.buffer.piece import Piece
+from k2i_tasks.errors import SchemaConflictError
+from k2i_tasks.iceberg.arrow import align, arrow_schema
+from k2i_tasks.iceberg.heads import Head, columns_of
+from k2i_tasks.types import Offsets
+
+if TYPE_CHECKING:
+    import polars as pl
+
+#: Bytes that polars' view of a string takes beside the string.
+VIEW_BYTES = 16
+
+
+class HotRows:
+    """Shapes pieces of one buffer by the table as it was last seen. Thread-safe."""
+
+    def __init__(self, buffer: HotBuffer) -> None:
+        self._buffer = buffer
+        self._lock = threading.Lock()
+        self._head: Head | None = None
+        #: Of the last call: table's columns and rows' schemas -> both forms of the columns of all.
+        self._known: tuple[Any, tuple[pa.Schema, ...], Any, pa.Schema] | None = None
+
+    def follow(self, head: Head | None) -> None:
+        """The table as it is now."""
+        with self._lock:
+            self._head = head
+
+    def schemas(self, pieces: Sequence[Piece]) -> tuple[pa.Schema, ...]:
+        """The different ones of the pieces that have rows."""
+        found: list[pa.Schema] = []
+        for piece in pieces:
+            schema = piece.schema
+            if piece.rows and not any(schema is one or schema.equals(one) for one in found):
+                found.append(schema)
+        return tuple(found)
+
+    def columns(self, head: Head | None, schemas: Sequence[pa.Schema]) -> tuple[Any, pa.Schema]:
+        """The columns of table and rows together, as Iceberg and as Arrow have them.
+
+        Raises:
+            SchemaConflictError: they contradict each other.
+        """
+        table = None if head is None else head.schema
+        known = self._known
+        if known is not None and known[1] == tuple(schemas):
+            if known[0] is table or known[0] == table:
+                return known[2], known[3]
+        both = columns_of(head, schemas)
+        plain = pa.schema(
+            [pa.field(one.name, one.type, one.nullable) for one in arrow_schema(both)]
+        )
+        self._known = (table, tuple(schemas), both, plain)
+        return both, plain
+
+    def frame(self, held: Held, base: Offsets) -> tuple[pl.LazyFrame, int]:
+        """The rows at `base` and behind it, as a frame that shares memory; and how many.
+
+        Raises:
+            SchemaConflictError: rows do not fit the table.
+        """
+        import polars as pl
+
+        from k2i_tasks.cold_frame import as_frame
+
+        head, schemas = self._head, self.schemas(held.pieces)
+        _both, columns = self.columns(head, schemas)
+        frames = []
+        for piece in held.pieces:
+            chosen = piece.chosen(base)
+            if chosen is not None and not len(chosen):
+                continue
+            frame = self._frame(piece, columns)
+            frames.append(frame if chosen is None else frame[chosen])
+        if not frames:
+            return as_frame(columns.empty_table()).lazy(), 0
+        joined = pl.concat(frames, rechunk=False)
+        return joined.lazy(), joined.height
+
+    def shaped(self, tables: Sequence[pa.Table]) -> pa.Table:
+        """A few rows in the table's columns, as far as those are known."""
+        if not tables:
+            return self.none()
+        known = self._known
+        if known is not None:
+            try:
+                return _aligned(tables, known[3])
+            except SchemaConflictError:
+                pass  # the rows have columns that came since
+        before = () if known is None else known[1]
+        _both, columns = self.columns(self._head, (*before, *_different(tables)))
+        return _aligned(tables, columns)
+
+    def none(self) -> pa.Table:
+        """No rows, in the columns that are known."""
+        known = self._known
+        return pa.table({}) if known is None else known[3].empty_table()
+
+    def type_of(self, name: str) -> pa.DataType | None:
+        """The type of a column in memory; None where there is none."""
+        known = self._known
+        if known is not None and name in known[3].names:
+            return known[3].field(name).type
+        first, _end = self._buffer.span()
+        for piece in self._buffer.pieces_from(first):
+            if name in piece.table.schema.names:
+                return piece.table.schema.field(name).type
+        return None
+
+    def _frame(self, piece: Piece, columns: pa.Schema) -> pl.DataFrame:
+        from k2i_tasks.cold_frame import as_frame
+
+        made = piece.made
+        if made is not None and (made[0] is columns or made[0].equals(columns)):
+            frame: pl.DataFrame = made[1]
+            return frame
+        table = align(piece.table, columns)
+        frame = as_frame(table)
+        self._buffer.keep_made(piece, (columns, frame), _made_bytes(piece.table, table))
+        return frame
+
+
+def rows_of(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """These rows, rising; shared where they follow one another."""
+    if len(rows) == 0:
+        return table.slice(0, 0)
+    if int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+        return table.slice(int(rows[0]), len(rows))
+    return table.take(rows)
+
+
+def _aligned(tables: Sequence[pa.Table], columns: pa.Schema) -> pa.Table:
+    return pa.concat_tables([align(table, columns) for table in tables])
+
+
+def _different(tables: Sequence[pa.Table]) -> tuple[pa.Schema, ...]:
+    found: list[pa.Schema] = []
+    for table in tables:
+        if not any(table.schema.equals(one) for one in found):
+            found.append(table.schema)
+    return tuple(found)
+
+
+def _made_bytes(given: pa.Table, aligned: pa.Table) -> int:
+    """Memory that a frame of `aligned` takes beside `given`."""
+    total = 0
+    for name in aligned.schema.names:
+        column = aligned.column(name)
+        at = given.schema.get_field_index(name)
+        if at < 0 or given.schema.field(at).type != column.type:
+            total += column.nbytes
+        total += sum(_view_bytes(chunk) for chunk in column.chunks)
+    return total
+
+
+def _view_bytes(array: pa.Array) -> int:
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return VIEW_BYTES * len(array)
+    if pa.types.is_struct(kind):
+        return sum(_view_bytes(array.field(at)) for at in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_map(kind):
+        return 8 * len(array) + _view_bytes(array.values)
+    return 0
