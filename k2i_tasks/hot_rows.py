@@ -32,6 +32,8 @@ class HotRows:
         self._lock = threading.Lock()
         self._head: Head | None = None
         #: Of the last call: table's columns and rows' schemas -> both forms of the columns of all.
+        #: Of the last few rows: their schema, the columns, and the order that makes one the other.
+        self._plan: tuple[pa.Schema, pa.Schema, list[int] | None] | None = None
         self._known: tuple[Any, tuple[pa.Schema, ...], Any, pa.Schema] | None = None
 
     def follow(self, head: Head | None) -> None:
@@ -56,9 +58,9 @@ class HotRows:
         """
         table = None if head is None else head.schema
         known = self._known
-        if known is not None and known[1] == tuple(schemas):
-            if known[0] is table or known[0] == table:
-                return known[2], known[3]
+        same = known is not None and (known[0] is table or known[0] == table)
+        if known is not None and same and known[1] == tuple(schemas):
+            return known[2], known[3]
         both = columns_of(head, schemas)
         plain = pa.schema(
             [pa.field(one.name, one.type, one.nullable) for one in arrow_schema(both)]
@@ -96,6 +98,14 @@ class HotRows:
             return self.none()
         known = self._known
         if known is not None:
+            given = tables[0].schema
+            plan = self._plan
+            if plan is None or plan[1] is not known[3] or not plan[0].equals(given):
+                plan = self._plan = (given, known[3], _order(given, known[3]))
+            if plan[2] is not None and all(each.schema.equals(given) for each in tables[1:]):
+                table = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+                columns = table.columns
+                return pa.Table.from_arrays([columns[at] for at in plan[2]], schema=known[3])
             try:
                 return _aligned(tables, known[3])
             except SchemaConflictError:
@@ -107,7 +117,9 @@ class HotRows:
     def none(self) -> pa.Table:
         """No rows, in the columns that are known."""
         known = self._known
-        return pa.table({}) if known is None else known[3].empty_table()
+        if known is None:
+            return self.columns(self._head, self.schemas(self._buffer.held().pieces))[1].empty_table()
+        return known[3].empty_table()
 
     def type_of(self, name: str) -> pa.DataType | None:
         """The type of a column in memory; None where there is none."""
@@ -144,6 +156,16 @@ def rows_of(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
 
 def _aligned(tables: Sequence[pa.Table], columns: pa.Schema) -> pa.Table:
     return pa.concat_tables([align(table, columns) for table in tables])
+
+
+def _order(given: pa.Schema, columns: pa.Schema) -> list[int] | None:
+    """Where the columns stand in `given`; None where they differ in more than their order."""
+    order = [given.get_field_index(name) for name in columns.names]
+    plain = len(given) == len(columns) and all(
+        at >= 0 and given.field(at).type == column.type and column.nullable
+        for at, column in zip(order, columns, strict=True)
+    )
+    return order if plain else None
 
 
 def _different(tables: Sequence[pa.Table]) -> tuple[pa.Schema, ...]:

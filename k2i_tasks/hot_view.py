@@ -88,21 +88,19 @@ class TableView:
             held = self._buffer.held()
             frame, rows = self._rows.frame(held, {})
             return Cut(frame, held.positions, None, rows)
+        if part == "cold":
+            return self._committed()
         held = self._caught_up()
-        head = self._heads.load()
+        head = self._followed()
         try:
             base = _base(held, head, self._name)
         except IntegrityError:
             time.sleep(STALE_SECONDS)  # a catalog's cache, for one
-            head = self._heads.load()
+            head = self._followed()
             base = _base(held, head, self._name)
-        snapshot_id = None if head is None else head.snapshot_id
-        self._rows.follow(head)
-        if part == "cold":
-            return Cut(self._cold(head, ()), base, snapshot_id, 0)
         positions = {tp: max(base[tp], at) for tp, at in held.positions.items()}
         frame, rows = self._rows.frame(held, base)
-        cut = Cut(self._joined(head, held, frame, rows), positions, snapshot_id, rows)
+        cut = Cut(self._joined(head, held, frame, rows), positions, _snapshot_of(head), rows)
         self._note(positions)
         return cut
 
@@ -178,6 +176,18 @@ class TableView:
 
     # Inside.
 
+    def _committed(self) -> Cut:
+        head = self._followed()
+        recorded: Offsets = {} if head is None else head.offsets
+        mine = self._buffer.held().positions
+        positions = {tp: recorded[tp] for tp in mine if tp in recorded}
+        return Cut(self._cold(head, ()), positions, _snapshot_of(head), 0)
+
+    def _followed(self) -> Head | None:
+        head = self._heads.load()
+        self._rows.follow(head)
+        return head
+
     def _caught_up(self) -> Held:
         """What is in memory, once it is not behind what was shown already. May block."""
         deadline = time.monotonic() + self._catch_up_seconds
@@ -232,6 +242,10 @@ class TableView:
         return pl.concat([cold, hot]) if hot_rows else cold
 
 
+def _snapshot_of(head: Head | None) -> int | None:
+    return None if head is None else head.snapshot_id
+
+
 def _base(held: Held, head: Head | None, name: str) -> dict[TopicPartition, int]:
     """Where memory begins, per partition of the share: at what the head records.
 
@@ -260,10 +274,15 @@ def _equal(candidates: list[tuple[Piece, int]], name: str, key: pa.Scalar) -> li
         by_piece.setdefault(piece.first, (piece, []))[1].append(row)
     for piece, rows in by_piece.values():
         part = rows_of(piece.table, np.array(rows, np.int64))
-        mask = pc.equal(part.column(name), key)
-        same = pc.all(mask, skip_nulls=False).as_py()
-        found.append(part if same else part.filter(mask))
-    return found
+        if found and part.schema.equals(found[-1].schema):
+            part = pa.concat_tables([found.pop(), part])
+        found.append(part)
+    masks = [pc.equal(part.column(name), key) for part in found]
+    same = [pc.all(mask, skip_nulls=False).as_py() for mask in masks]
+    return [
+        part if all_same else part.filter(mask)
+        for part, mask, all_same in zip(found, masks, same, strict=True)
+    ]
 
 
 def _scanned(piece: Piece, skip: int, name: str, key: pa.Scalar) -> list[pa.Table]:

@@ -322,9 +322,6 @@ class Runner:
 
     def _arrive(self, decoded: DecodedBatch) -> None:
         self.buffer.append(decoded)
-        if decoded.spread is not None:
-            self.progress.arrived(decoded.spread)
-            self._meter.on_queryable(decoded.spread)
         arrival = Arrival(decoded.records, decoded.nbytes, decoded.ranges)
         self._perform(self._engine.arrived(arrival, self._clock.monotonic()))
 

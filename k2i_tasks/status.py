@@ -113,9 +113,10 @@ class Status:
     """Everything that a view, a probe or a summary shows of one run, taken at one moment.
 
     Times are unix seconds unless the name says otherwise; rates are per second over the last
-    few seconds. `kept_rows` are in memory for readers after their commit. `queryable` and `committed_age`
-    are the ages of records, by their Kafka timestamps, when they came into memory and into the
-    table. Of a run over several tables, `tables` has each of them, and the rest is their sum.
+    few seconds. `kept_rows` are in memory for readers after their commit. `queryable` and
+    `committed_age` are the ages of records, by their Kafka timestamps, when they came into memory
+    and into the table. Of a run over several tables, `tables` has each of them, and the rest is
+    their sum.
     """
 
     state: RunState

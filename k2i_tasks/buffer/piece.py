@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from k2i_tasks.types import OffsetRange, Offsets, Ranges, TopicPartition
 
 #: Of a row's coordinates, unless configured otherwise: partition and offset.
 PLACE_COLUMNS = ("_kafka_partition", "_kafka_offset")
+NO_ROWS = np.empty(0, np.int64)
 #: What a piece weighs beside its values: Python objects, buffers' headers, alignment.
 PIECE_BYTES = 2_048
 COLUMN_BYTES = 512
@@ -50,11 +51,11 @@ class Piece:
         first: int,
         columns: tuple[str, str],
     ) -> None:
-        self.table = table
+        self.table: pa.Table = table
         self.ranges = ranges
         self.nbytes = nbytes
         self.first = first
-        self.rows = int(table.num_rows)
+        self.rows: int = table.num_rows
         self.schema: pa.Schema = table.schema
         #: When it may leave memory, by the buffer's clock; None until it is committed.
         self.expires_at: float | None = None
@@ -67,7 +68,7 @@ class Piece:
     @property
     def end(self) -> int:
         """Number of the row behind its last."""
-        return self.first + self.rows
+        return int(self.first + self.rows)
 
     @property
     def kept_bytes(self) -> int:
@@ -91,40 +92,33 @@ class Piece:
                 return int(row)
         return None
 
-    def chosen(self, base: Offsets, end: Offsets | None = None) -> npt.NDArray[np.int64] | None:
-        """Which rows are at `base` or behind it (and before `end`); None for all of them.
+    def chosen(self, base: Offsets) -> npt.NDArray[np.int64] | None:
+        """Which rows are at `base` or behind it, rising; None for all of them.
 
         Args:
             base: per partition; all rows of a partition that is not in it.
-            end: per partition; without a bound where it is not in it.
         """
-        if not self.rows:
-            return np.empty(0, np.int64)
-        wanted = {tp: _cut(span, tp, base, end or {}) for tp, span in self.ranges.items()}
-        if all(part == span for (tp, span), part in zip(self.ranges.items(), wanted.values())):
+        above = below = cut = False
+        for tp, span in self.ranges.items():
+            at = base.get(tp, span.start)
+            above = above or at <= span.start
+            below = below or at >= span.end
+            cut = cut or span.start < at < span.end
+        if not self.rows or not (above or cut):
+            return NO_ROWS
+        if not (below or cut):
             return None
-        if all(part is None for part in wanted.values()):
-            return np.empty(0, np.int64)
         partitions, offsets = self.places()
-        mask = np.zeros(self.rows, np.bool_)
-        for tp, part in wanted.items():
-            if part is not None:
-                mask |= (
-                    (partitions == tp.partition) & (offsets >= part.start) & (offsets < part.end)
-                )
+        mask = np.ones(self.rows, np.bool_)
+        for tp in self.ranges:
+            if tp in base:
+                mask &= (partitions != tp.partition) | (offsets >= base[tp])
         return np.flatnonzero(mask)
 
 
-def _cut(
-    span: OffsetRange, tp: TopicPartition, base: Offsets, end: Offsets
-) -> OffsetRange | None:
-    first = max(span.start, base.get(tp, span.start))
-    last = min(span.end, end.get(tp, span.end))
-    return OffsetRange(first, last) if first < last or span.start == span.end else None
-
-
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    return table.column(name).to_numpy().astype(np.int64, copy=False)
+    found = table.column(name).to_numpy().astype(np.int64, copy=False)
+    return cast("npt.NDArray[np.int64]", found)
 
 
 def joined_ranges(parts: list[Ranges]) -> Ranges:

@@ -78,7 +78,11 @@ class Head:
         return update._apply()
 
     def read(
-        self, schema: Schema, columns: Sequence[str] | None, condition: str | None, limit: int | None
+        self,
+        schema: Schema,
+        columns: Sequence[str] | None,
+        condition: str | None,
+        limit: int | None,
     ) -> Iterator[pa.Table]:
         """The committed rows, file by file. May block.
 

@@ -36,10 +36,11 @@ from pyiceberg.types import (
     IntegerType,
     LongType,
     StringType,
-    TimestamptzType,
     TimestampType,
+    TimestamptzType,
 )
 
+# PyIceberg's types know the form with which its JSON is read, not the one that is for people.
 _Compare = Callable[[str, Any], BooleanExpression]
 _COMPARE: dict[str, _Compare] = {
     "Eq": cast(_Compare, EqualTo),
@@ -48,6 +49,7 @@ _COMPARE: dict[str, _Compare] = {
     "Gt": cast(_Compare, GreaterThan),
     "GtEq": cast(_Compare, GreaterThanOrEqual),
 }
+_Check = Callable[[str], BooleanExpression]
 _MIRRORED = {"Eq": "Eq", "Lt": "Gt", "LtEq": "GtEq", "Gt": "Lt", "GtEq": "LtEq"}
 _REAL = ("Eq", "Lt", "LtEq")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -96,7 +98,7 @@ def _null_check(function: Any, schema: Schema) -> BooleanExpression:
     name = _column(function["input"][0], schema)
     if name is None or kind not in ("IsNull", "IsNotNull"):
         return AlwaysTrue()
-    return IsNull(name) if kind == "IsNull" else NotNull(name)
+    return cast(_Check, IsNull if kind == "IsNull" else NotNull)(name)
 
 
 def _compared(one: Any, op: str, other: Any, schema: Schema) -> BooleanExpression:

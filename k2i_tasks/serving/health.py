@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from k2i_tasks import __version__
-from k2i_tasks.status import AgeSummary, ComponentHealth, ErrorNote, Health, RunState, Standstill, Status
+from k2i_tasks.status import (
+    AgeSummary,
+    ComponentHealth,
+    ErrorNote,
+    Health,
+    RunState,
+    Standstill,
+    Status,
+)
 from k2i_tasks.types import TableCommit, describe_ranges
 
 #: Always reported, in this order; others follow.

@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
         "hot_rows cells prefect_api standstill terminal_parts cli_options cli_status",
         "hot_view journal letterbox query tracking terminal cli_frame",
-        "maintenance operations replay table_view summary verification",
+        "hot_tables maintenance operations replay table_view summary verification",
         "ports",
         "batch_calls cli_query intake upkeep",
         "takeover underway",
