@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from k2i_tasks.buffer.hot import Held, HotBuffer
 from k2i_tasks.buffer.piece import Piece
-from k2i_tasks.errors import SchemaConflictError
+from k2i_tasks.errors import Component, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.arrow import align, arrow_schema
 from k2i_tasks.iceberg.heads import Head, columns_of
 from k2i_tasks.types import Offsets
@@ -55,7 +55,14 @@ class HotRows:
 
         Raises:
             SchemaConflictError: they contradict each other.
+            TransientError: there are neither.
         """
+        if head is None and not schemas:
+            raise TransientError(
+                "Nothing is known of the table's columns: no record was read yet.",
+                component=Component.KAFKA,
+                remedy="Ask again once there is one.",
+            )
         table = None if head is None else head.schema
         known = self._known
         same = known is not None and (known[0] is table or known[0] == table)
@@ -67,6 +74,10 @@ class HotRows:
         )
         self._known = (table, tuple(schemas), both, plain)
         return both, plain
+
+    def knows(self, held: Held) -> bool:
+        """Whether there is anything that tells the columns."""
+        return self._head is not None or any(piece.rows for piece in held.pieces)
 
     def frame(self, held: Held, base: Offsets) -> tuple[pl.LazyFrame, int]:
         """The rows at `base` and behind it, as a frame that shares memory; and how many.
@@ -117,9 +128,12 @@ class HotRows:
     def none(self) -> pa.Table:
         """No rows, in the columns that are known."""
         known = self._known
-        if known is None:
-            return self.columns(self._head, self.schemas(self._buffer.held().pieces))[1].empty_table()
-        return known[3].empty_table()
+        if known is not None:
+            return known[3].empty_table()
+        held = self._buffer.held()
+        if not self.knows(held):
+            return pa.table({})
+        return self.columns(self._head, self.schemas(held.pieces))[1].empty_table()
 
     def type_of(self, name: str) -> pa.DataType | None:
         """The type of a column in memory; None where there is none."""

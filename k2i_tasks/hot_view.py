@@ -80,12 +80,15 @@ class TableView:
         was committed before, and so is in the head: nothing can lie between the two.
 
         Raises:
-            TransientError: the catalog is away, or the run reads again what it had given up.
+            TransientError: the catalog is away, nothing is known of the table yet, or the run reads
+                again what it had given up.
             IntegrityError: the table is not what this run has committed to any more.
             SchemaConflictError: the rows in memory do not fit the table.
         """
         if part == "hot":
             held = self._buffer.held()
+            if not self._rows.knows(held):
+                self._followed()  # once: nothing is in memory that would tell the columns
             frame, rows = self._rows.frame(held, {})
             return Cut(frame, held.positions, None, rows)
         if part == "cold":

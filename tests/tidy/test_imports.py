@@ -14,7 +14,8 @@ from tests.tidy.source import PROGRAM, ROOT, imports, module_name, python_files
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "types errors clock closing collector durable figures committed cold_frame sql_words server_keeper resident",
+        "types errors clock closing collector durable figures committed cold_frame sql_words "
+        "server_keeper resident",
         "status views",
         "ages",
         "calls config metrics logs failpoints sql_guard local_server progress registry resumption",
