@@ -86,15 +86,8 @@ def _checked(cut: Cut, shown: dict[TopicPartition, int]) -> dict[str, Any]:
     import polars as pl
 
     offset = pl.col("_kafka_offset")
-    found = (
-        cut.frame.group_by("_kafka_partition")
-        .agg(
-            offset.len().alias("rows"),
-            offset.sum().alias("sum"),
-            (offset**2).sum().alias("squares"),
-        )
-        .collect()
-    )
+    figures = {"rows": offset.len(), "sum": offset.sum(), "squares": (offset**2).sum()}
+    found = cut.frame.group_by("_kafka_partition").agg(**figures).collect()
     seen = {row[0]: row[1:] for row in found.iter_rows()}
     for tp, end in cut.positions.items():
         if end < shown.get(tp, 0):
