@@ -253,6 +253,10 @@ class HotBuffer:
                 tuple(self._pieces), dict(self._positions), dict(self._floor), dict(self._start)
             )
 
+    def scan(self) -> tuple[pa.Table, ...]:
+        """All rows in memory, oldest first; the tables are shared, not copied."""
+        return tuple(piece.table for piece in self.held().pieces if piece.rows)
+
     def piece_at(self, tp: TopicPartition, offset: int) -> Piece | None:
         """The piece that covers this position."""
         with self._lock:
