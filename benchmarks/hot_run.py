@@ -71,7 +71,12 @@ def main() -> int:
     queries: dict[str, list[float]] = {"by offset": [], "by key": [], "scan": []}
     stop = threading.Event()
     asking = threading.Thread(target=_ask, args=(view, stop, queries), daemon=True)
-    signal.signal(signal.SIGTERM, lambda *_: (stop.set(), runner.request_drain("SIGTERM")))
+
+    def end(*_words: object) -> None:
+        stop.set()
+        runner.request_drain("SIGTERM")
+
+    signal.signal(signal.SIGTERM, end)
     asking.start()
     status = runner.run()
     stop.set()

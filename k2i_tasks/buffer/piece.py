@@ -32,6 +32,7 @@ class Piece:
     __slots__ = (
         "_columns",
         "_places",
+        "end",
         "expires_at",
         "first",
         "made",
@@ -55,7 +56,9 @@ class Piece:
         self.ranges = ranges
         self.nbytes = nbytes
         self.first = first
-        self.rows: int = table.num_rows
+        self.rows = int(table.num_rows)
+        #: Number of the row behind its last.
+        self.end = first + self.rows
         self.schema: pa.Schema = table.schema
         #: When it may leave memory, by the buffer's clock; None until it is committed.
         self.expires_at: float | None = None
@@ -64,11 +67,6 @@ class Piece:
         self.made_bytes = 0
         self._columns = columns
         self._places: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
-
-    @property
-    def end(self) -> int:
-        """Number of the row behind its last."""
-        return int(self.first + self.rows)
 
     @property
     def kept_bytes(self) -> int:

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,8 @@ class World:
         }
         if not ranges:
             return
-        places, letters = [], []
+        places: list[tuple[TopicPartition, int]] = []
+        letters: list[tuple[TopicPartition, int]] = []
         for tp, span in ranges.items():
             for offset in range(span.start, span.end):
                 known = self.topic[tp]
@@ -198,19 +200,22 @@ class World:
         self.snapshots += 1
 
     def event(self, *, may_let_go: bool = True) -> None:
-        choices = [
+        choices: list[Callable[[], None]] = [
             *[self.append] * 6,
             *[self.seal] * 3,
-            *[lambda: self.commit(known=True)] * 3,
-            lambda: self.commit(known=False),
+            *[partial(self.commit, known=True)] * 3,
+            partial(self.commit, known=False),
             self.compact,
             self.later,
             self.upkeep.step,
-            lambda: self.buffer.resize(self.random.choice([4_000, 20_000, 200_000])),
+            self.resize,
         ]
         if may_let_go:
             choices.append(self.let_go)
         self.random.choice(choices)()
+
+    def resize(self) -> None:
+        self.buffer.resize(self.random.choice([4_000, 20_000, 200_000]))
 
     # What must hold.
 
