@@ -71,7 +71,7 @@ class Piece:
     @property
     def kept_bytes(self) -> int:
         """What it weighs once it is committed and only readers need it."""
-        return int(self.table.nbytes) + PIECE_BYTES + COLUMN_BYTES * self.table.num_columns
+        return int(self.table.nbytes) + PIECE_BYTES + COLUMN_BYTES * len(self.schema)
 
     def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Partition and offset of each row."""
@@ -96,6 +96,8 @@ class Piece:
         Args:
             base: per partition; all rows of a partition that is not in it.
         """
+        if not base:
+            return None if self.rows else NO_ROWS
         above = below = cut = False
         for tp, span in self.ranges.items():
             at = base.get(tp, span.start)
