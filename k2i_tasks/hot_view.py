@@ -269,13 +269,10 @@ def _base(held: Held, head: Head | None, name: str) -> dict[TopicPartition, int]
     return base
 
 
-def _equal(candidates: list[tuple[Piece, int]], name: str, key: pa.Scalar) -> list[pa.Table]:
+def _equal(candidates: list[tuple[Piece, list[int]]], name: str, key: pa.Scalar) -> list[pa.Table]:
     """The rows that have the key indeed: two keys may share a hash."""
     found: list[pa.Table] = []
-    by_piece: dict[int, tuple[Piece, list[int]]] = {}
-    for piece, row in candidates:
-        by_piece.setdefault(piece.first, (piece, []))[1].append(row)
-    for piece, rows in by_piece.values():
+    for piece, rows in candidates:
         part = rows_of(piece.table, np.array(rows, np.int64))
         if found and part.schema.equals(found[-1].schema):
             part = pa.concat_tables([found.pop(), part])

@@ -266,14 +266,21 @@ class HotBuffer:
                 return None
             return pieces[at]
 
-    def pieces_of(self, rows: list[int]) -> list[tuple[Piece, int]]:
-        """Piece, and index in it, of each of the rows with these numbers that are in memory."""
-        found = []
+    def pieces_of(self, rows: list[int]) -> list[tuple[Piece, list[int]]]:
+        """The pieces that have the rows with these numbers, rising, and where they are in each.
+
+        Rows that are not in memory any more are left out.
+        """
         with self._lock:
-            for row in rows:
-                at = bisect_right(self._pieces, row, key=_first) - 1
-                if at >= 0 and row < self._pieces[at].end:
-                    found.append((self._pieces[at], row - self._pieces[at].first))
+            pieces = self._pieces.copy()
+        found, number = [], 0
+        while number < len(rows):
+            at = bisect_right(pieces, rows[number], key=_first) - 1
+            behind = number if at < 0 else bisect_left(rows, pieces[at].end, number)
+            if behind > number:
+                first = pieces[at].first
+                found.append((pieces[at], [row - first for row in rows[number:behind]]))
+            number = max(behind, number + 1)
         return found
 
     def pieces_from(self, row: int) -> tuple[Piece, ...]:
