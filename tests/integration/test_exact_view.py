@@ -81,10 +81,12 @@ class Watched:
         self.out = out
         self._log = out.with_suffix(".log").open("a", encoding="utf-8")
         words = ["--config", str(world.program.config), "--out", str(out)]
+        # Others of that name are settings of the tests.
+        plain = {name: text for name, text in os.environ.items() if not name.startswith("K2I_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture.watched", *words],
             cwd=ROOT,
-            env={**os.environ, **world.program.environ},
+            env={**plain, **world.program.environ},
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
