@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import report, writing
 from benchmarks import topic as topics
-from benchmarks.freshness import PATIENCE_SECONDS, Steady
+from benchmarks.freshness import PATIENCE_SECONDS, OutsideView, Steady
 from benchmarks.health import killed_at_last
 from benchmarks.services import services
 from k2i_tasks.buffer.hot import HotBuffer
@@ -180,8 +180,8 @@ def _live(home: Path, rate: int, seconds: float) -> dict[str, Any]:
                 producer.start()
                 time.sleep(seconds)
                 producer.stop()
-                # All that was produced is consumed before the drain.
-                time.sleep(2.0)
+                outside = OutsideView(program, topic)
+                outside.until(lambda offsets: offsets == producer.stamps.ends, process)
                 process.send_signal(signal.SIGTERM)
                 code = process.wait(PATIENCE_SECONDS)
         if code != 0:

@@ -1,7 +1,7 @@
 """Each view of a table is exact while it is filled, flushed, committed, compacted and evicted.
 
-Twenty seconds for every change; ten minutes with `K2I_TEST_SCALE=1`, as in `make torture`. The records of each partition are
-dense, so that counts and sums of offsets have a closed form at any position.
+Twenty seconds for every change; ten minutes with `K2I_TEST_SCALE=1`, as in `make torture`. The
+records of each partition are dense, so that counts and sums of offsets have a closed form.
 """
 
 from __future__ import annotations
