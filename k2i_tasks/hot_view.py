@@ -272,6 +272,11 @@ def _base(held: Held, head: Head | None, name: str) -> dict[TopicPartition, int]
 def _equal(candidates: list[tuple[Piece, list[int]]], name: str, key: pa.Scalar) -> list[pa.Table]:
     """The rows that have the key indeed: two keys may share a hash."""
     found: list[pa.Table] = []
+    if len(candidates) == 1 and len(candidates[0][1]) == 1:
+        [(piece, [row])] = candidates
+        value = piece.table.column(name)[row]
+        if value.type == key.type and not pa.types.is_floating(key.type):
+            return [piece.table.slice(row, 1)] if value.equals(key) else []
     for piece, rows in candidates:
         part = rows_of(piece.table, np.array(rows, np.int64))
         if found and part.schema.equals(found[-1].schema):

@@ -90,8 +90,8 @@ def key_scalar(value: object, kind: pa.DataType) -> pa.Scalar:
 
 def key_hash(key: pa.Scalar) -> int:
     """As `hashes` has it."""
-    found, _valid = hashes(pa.chunked_array([pa.array([key.as_py()], key.type)]))
-    return int(found[0])
+    column = plain(pa.chunked_array([pa.array([key.as_py()], key.type)]))
+    return int(_hashed(column.chunk(0))[0])
 
 
 def _hashed(array: pa.Array) -> Words:

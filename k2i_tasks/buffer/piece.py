@@ -85,6 +85,9 @@ class Piece:
         if not self.rows:
             return None
         partitions, offsets = self.places()
+        if len(self.ranges) == 1:  # then they rise
+            at = int(offsets.searchsorted(offset))
+            return at if at < self.rows and offsets[at] == offset else None
         for row in np.flatnonzero(offsets == offset).tolist():
             if partitions[row] == tp.partition:
                 return int(row)
