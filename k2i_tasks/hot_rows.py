@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +28,12 @@ class HotRows:
 
     def __init__(self, buffer: HotBuffer) -> None:
         self._buffer = buffer
-        self._lock = threading.Lock()
-        self._head: Head | None = None
-        #: Of the last call: table's columns and rows' schemas -> both forms of the columns of all.
+        #: The table as it was last seen.
+        self.head: Head | None = None
         #: Of the last few rows: their schema, the columns, and the order that makes one the other.
         self._plan: tuple[pa.Schema, pa.Schema, list[int] | None] | None = None
+        #: Of the last call: table's columns and rows' schemas -> both forms of the columns of all.
         self._known: tuple[Any, tuple[pa.Schema, ...], Any, pa.Schema] | None = None
-
-    def follow(self, head: Head | None) -> None:
-        """The table as it is now."""
-        with self._lock:
-            self._head = head
 
     def schemas(self, pieces: Sequence[Piece]) -> tuple[pa.Schema, ...]:
         """The different ones of the pieces that have rows."""
@@ -77,10 +71,15 @@ class HotRows:
 
     def knows(self, held: Held) -> bool:
         """Whether there is anything that tells the columns."""
-        return self._head is not None or any(piece.rows for piece in held.pieces)
+        return self.head is not None or any(piece.rows for piece in held.pieces)
 
-    def frame(self, held: Held, base: Offsets) -> tuple[pl.LazyFrame, int]:
+    def frame(self, held: Held, base: Offsets, head: Head | None) -> tuple[pl.LazyFrame, int]:
         """The rows at `base` and behind it, as a frame that shares memory; and how many.
+
+        Args:
+            held: what is in memory.
+            base: per partition; all rows of a partition that is not in it.
+            head: the table, whose columns they get.
 
         Raises:
             SchemaConflictError: rows do not fit the table.
@@ -89,8 +88,7 @@ class HotRows:
 
         from k2i_tasks.cold_frame import as_frame
 
-        head, schemas = self._head, self.schemas(held.pieces)
-        _both, columns = self.columns(head, schemas)
+        _both, columns = self.columns(head, self.schemas(held.pieces))
         frames = []
         for piece in held.pieces:
             chosen = piece.chosen(base)
@@ -122,7 +120,7 @@ class HotRows:
             except SchemaConflictError:
                 pass  # the rows have columns that came since
         before = () if known is None else known[1]
-        _both, columns = self.columns(self._head, (*before, *_different(tables)))
+        _both, columns = self.columns(self.head, (*before, *_different(tables)))
         return _aligned(tables, columns)
 
     def none(self) -> pa.Table:
@@ -133,7 +131,7 @@ class HotRows:
         held = self._buffer.held()
         if not self.knows(held):
             return pa.table({})
-        return self.columns(self._head, self.schemas(held.pieces))[1].empty_table()
+        return self.columns(self.head, self.schemas(held.pieces))[1].empty_table()
 
     def type_of(self, name: str) -> pa.DataType | None:
         """The type of a column in memory; None where there is none."""

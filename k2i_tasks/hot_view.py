@@ -89,7 +89,7 @@ class TableView:
             held = self._buffer.held()
             if not self._rows.knows(held):
                 self._followed()  # once: nothing is in memory that would tell the columns
-            frame, rows = self._rows.frame(held, {})
+            frame, rows = self._rows.frame(held, {}, self._rows.head)
             return Cut(frame, held.positions, None, rows)
         if part == "cold":
             return self._committed()
@@ -102,7 +102,7 @@ class TableView:
             head = self._followed()
             base = _base(held, head, self._name)
         positions = {tp: max(base[tp], at) for tp, at in held.positions.items()}
-        frame, rows = self._rows.frame(held, base)
+        frame, rows = self._rows.frame(held, base, head)
         cut = Cut(self._joined(head, held, frame, rows), positions, _snapshot_of(head), rows)
         self._note(positions)
         return cut
@@ -188,7 +188,7 @@ class TableView:
 
     def _followed(self) -> Head | None:
         head = self._heads.load()
-        self._rows.follow(head)
+        self._rows.head = head
         return head
 
     def _caught_up(self) -> Held:
