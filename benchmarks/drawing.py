@@ -182,6 +182,41 @@ def timeline(report: Mapping[str, Any], stages: Mapping[str, str], path: Path) -
     picture.savefig(path, dpi=150)
 
 
+def hot(report: Mapping[str, Any], path: Path) -> None:
+    """Draws a report of `hot`: median and 99th percentile of each query, on a scale of powers.
+
+    Args:
+        report: as `hot` writes it.
+        path: of the picture; its ending says which kind.
+    """
+    parts = {name: report["memory"][name] for name in ("not committed", "committed")}
+    if "run" in report:
+        parts["beside a run"] = report["run"]["queries"]
+    picture = Figure(figsize=(8.0, 3.4), layout="constrained")
+    axes = picture.subplots()
+    names = list(parts["committed"])
+    for number, (part, colour) in enumerate(zip(parts, (OURS, OTHERS, WARNING), strict=False)):
+        known = [(at, parts[part][name]) for at, name in enumerate(names) if name in parts[part]]
+        heights = [at + 0.24 * (number - 1) for at, _one in known]
+        middles = [1000 * one["p50"] for _at, one in known]
+        highs = [1000 * one["p99"] for _at, one in known]
+        axes.hlines(heights, middles, highs, color=colour, linewidth=2)
+        axes.plot(middles, heights, "o", color=colour, markersize=5, label=part)
+        axes.plot(highs, heights, "|", color=colour, markersize=9)
+    for at, name in enumerate(names):
+        if name in report["targets"]:
+            limit = 1000 * report["targets"][name]
+            axes.vlines(limit, at - 0.4, at + 0.4, color=LIMIT, linewidth=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xscale("log")
+    axes.set_xlabel("ms: median to 99th percentile; grey: the target", fontsize=8)
+    axes.set_title(f"Queries of {report['rows']:,} rows in memory", fontsize=9)
+    axes.legend(fontsize=8, frameon=False)
+    axes.invert_yaxis()
+    _plain(axes)
+    picture.savefig(path)
+
+
 def memory(report: Mapping[str, Any], path: Path) -> None:
     """Draws a report of `memory`: the resident memory of the process over time, and the bound.
 

@@ -171,7 +171,7 @@ def _measured(home: Path, running: Services, chosen: argparse.Namespace) -> dict
     with (home / "output.log").open("w", encoding="utf-8") as log:
         process = program.start(stdout=log)
         with killed_at_last(process):
-            view = _View(program, topic)
+            view = OutsideView(program, topic)
             producer.start()
             # What waited for the program to start, and for its table to be made, is worked off.
             behind = chosen.rate * CAUGHT_UP_SECONDS
@@ -207,7 +207,7 @@ def _measured(home: Path, running: Services, chosen: argparse.Namespace) -> dict
     }
 
 
-class _View:
+class OutsideView:
     """The table as the REST catalog tells it; nothing of the program takes part in it."""
 
     def __init__(self, program: Program, topic: str) -> None:
@@ -244,7 +244,7 @@ class _View:
             time.sleep(LOOK_SECONDS)
 
 
-def _ages(view: _View, stamps: Stamps, seconds: float) -> tuple[list[float], float]:
+def _ages(view: OutsideView, stamps: Stamps, seconds: float) -> tuple[list[float], float]:
     """The age of the newest row in seconds at each look, and how long it was looked."""
     ages: list[float] = []
     began, view.commits = time.monotonic(), 0

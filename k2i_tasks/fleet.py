@@ -180,6 +180,7 @@ class Fleet:
         policy: wait between a run that failed and the next.
         woken: set when the plan is worth a look at once.
         shared: what several runs read from, if they do.
+        on_gone: told of each table whose run is over for good, as its topic is gone.
     """
 
     def __init__(
@@ -194,6 +195,7 @@ class Fleet:
         policy: RetryPolicy,
         woken: threading.Event | None = None,
         shared: Shared | None = None,
+        on_gone: Callable[[Route], None] | None = None,
     ) -> None:
         self._plan = plan
         self._build = build
@@ -203,6 +205,7 @@ class Fleet:
         self._policy = policy
         self._woken = woken or threading.Event()
         self._shared = shared
+        self._on_gone = on_gone
         self._runs: dict[str, TableRun] = {}
         self._drain_asked = threading.Event()
         self._drain_reason = ""
@@ -282,6 +285,8 @@ class Fleet:
                 log.info("topic %s is gone, and so is its run", name)
                 # Never changed in place: other threads look at it.
                 self._runs = {other: one for other, one in self._runs.items() if other != name}
+                if self._on_gone is not None:
+                    self._on_gone(run.route)
         fresh = [route for name, route in wanted.items() if name not in self._runs]
         count = len(self._runs) + len(fresh)
         share = max(1, self._buffer_bytes_max // max(1, count))

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from k2i_tasks.status import ComponentHealth, ErrorNote, Health, Refusal, RunState, Status
+from k2i_tasks.status import (
+    AgeSummary,
+    ComponentHealth,
+    ErrorNote,
+    Health,
+    Refusal,
+    RunState,
+    Status,
+)
 from k2i_tasks.types import TopicPartition
 
 ERRORS_KEPT = 20
@@ -45,6 +53,10 @@ def combined(own: Status, tables: Sequence[Status], *, draining: bool) -> Status
         lag=_union((one.lag for one in tables), max),
         buffer_rows=sum(one.buffer_rows for one in tables),
         buffer_bytes=sum(one.buffer_bytes for one in tables),
+        kept_rows=sum(one.kept_rows for one in tables),
+        kept_bytes=sum(one.kept_bytes for one in tables),
+        queryable=_ages([one.queryable for one in tables]),
+        committed_age=_ages([one.committed_age for one in tables]),
         batches_in_flight=sum(one.batches_in_flight for one in tables),
         paused=any(one.paused for one in tables),
         pauses=sum(one.pauses for one in tables),
@@ -94,6 +106,19 @@ def _union(
 def _least(values: Iterable[Value | None]) -> Value | None:
     found = [value for value in values if value is not None]
     return min(found) if found else None  # type: ignore[type-var]  # numbers
+
+
+def _ages(found: Sequence[AgeSummary | None]) -> AgeSummary | None:
+    """Of all tables: the worst of each figure."""
+    known = [one for one in found if one is not None]
+    if not known:
+        return None
+    return AgeSummary(
+        sum(one.records for one in known),
+        max(one.p50_seconds for one in known),
+        max(one.p99_seconds for one in known),
+        max(one.max_seconds for one in known),
+    )
 
 
 def _refusals(tables: Sequence[Status]) -> tuple[Refusal, ...]:

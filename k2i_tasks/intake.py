@@ -285,6 +285,9 @@ class Intake:
             self._meter.on_batch(len(raw), raw.payload_bytes, kinds)
             self._progress.consumed(len(raw), letters)
             self._gate.passed(len(letters))
+            if decoded.spread is not None:  # it is appended next
+                self._meter.on_queryable(decoded.spread)
+                self._progress.arrived(decoded.spread)
         self._move(raw.ranges)
         return decoded
 

@@ -8,19 +8,21 @@ not pay for it.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from k2i_tasks import __version__
+from k2i_tasks.ages import Ages
 from k2i_tasks.errors import Component
 from k2i_tasks.status import RunState, Status
-from k2i_tasks.types import Job, Offsets, SealReason, TableCommit
+from k2i_tasks.types import Job, Offsets, SealReason, Spread, TableCommit
 
 FLUSH_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SEAL_TO_COMMIT_BUCKETS_SECONDS = (*FLUSH_BUCKETS_SECONDS, 120.0, 300.0, 600.0)
@@ -127,6 +129,8 @@ def _single_gauges(status: Status) -> Iterator[tuple[str, str, float]]:
     yield "k2i_buffer_size_bytes", "Bytes in the hot buffer", status.buffer_bytes
     yield "k2i_buffer_record_count", "Rows in the hot buffer", status.buffer_rows
     yield "k2i_buffer_limit_bytes", "Bytes the hot buffer may hold", status.buffer_bytes_max
+    yield "k2i_buffer_kept_rows", "Rows kept after their commit", status.kept_rows
+    yield "k2i_buffer_kept_bytes", "Bytes of them, and of what queries need", status.kept_bytes
     yield "k2i_batches_in_flight", "Batches sealed and not yet committed", status.batches_in_flight
     yield "k2i_paused", "1 while consumption is paused by a full buffer", float(status.paused)
     stands = float(status.standstill is not None)
@@ -220,6 +224,13 @@ class Metrics:
             "k2i_wal_sync_seconds", "Time of one sync of the write-ahead log", SYNC_BUCKETS_SECONDS
         )
 
+        self._queryable, self._committed = Ages(), Ages()
+        for name, help_text, ages in (
+            ("k2i_queryable_age_seconds", "when it was in memory", self._queryable),
+            ("k2i_committed_age_seconds", "when it was in the table", self._committed),
+        ):
+            self.registry.register(_AgesCollector(name, f"Age of a record {help_text}", ages))
+
     def watch(self, status: Callable[[], Status]) -> None:
         """Adds the gauges of a run; call once, when the run exists."""
         self.registry.register(StatusCollector(status))
@@ -266,6 +277,11 @@ class Metrics:
         self._commit_seconds.observe(commit.seconds)
         self._seal_to_commit_seconds.observe(seal_to_commit_seconds)
         self.commit_durations.add(commit.seconds)
+        self._committed.add(commit.spreads, time.time())
+
+    def on_queryable(self, spread: Spread) -> None:
+        """Counts the ages of records that are in memory since now."""
+        self._queryable.add((spread,), time.time())
 
     def on_error(self, component: str) -> None:
         """Counts one error of `component`, whether or not it is tried again."""
@@ -302,6 +318,18 @@ class Metrics:
     def exposition(self) -> bytes:
         """All metrics in Prometheus text format. Takes one `Status`; must not be called often."""
         return generate_latest(self.registry)
+
+
+class _AgesCollector(Collector):
+    def __init__(self, name: str, help_text: str, ages: Ages) -> None:
+        self._name, self._help, self._ages = name, help_text, ages
+
+    def collect(self) -> Iterator[Metric]:
+        buckets, total = self._ages.cumulative()
+        yield HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=total)
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
 
 
 class _Constant(Collector):

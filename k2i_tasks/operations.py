@@ -303,6 +303,7 @@ class Operations:
             ranges=batch.ranges,
             seconds=time.monotonic() - began,
             newest_timestamp_ms=batch.newest_timestamp_ms,
+            spreads=batch.spreads,
         )
 
     def close(self) -> None:

@@ -13,7 +13,15 @@ from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.errors import K2IError
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.status import ErrorNote, Status
-from k2i_tasks.types import DecodedBatch, Offsets, Ranges, RawBatch, TableCommit, TopicPartition
+from k2i_tasks.types import (
+    DecodedBatch,
+    Offsets,
+    Ranges,
+    RawBatch,
+    Spread,
+    TableCommit,
+    TopicPartition,
+)
 
 
 class Topic(Protocol):
@@ -83,6 +91,7 @@ class Meter(Protocol):
     ) -> None: ...
     def on_flush(self, reason: str, rows: int, size_bytes: int, seconds: float) -> None: ...
     def on_commit(self, commit: TableCommit, seal_to_commit_seconds: float) -> None: ...
+    def on_queryable(self, spread: Spread) -> None: ...
     def on_error(self, component: str) -> None: ...
     def on_pause(self) -> None: ...
     def on_rebalance(self) -> None: ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from k2i_tasks.ages import Ages
 from k2i_tasks.clock import Clock
 from k2i_tasks.errors import health_component_of
 from k2i_tasks.status import (
@@ -18,7 +19,7 @@ from k2i_tasks.status import (
     Standstill,
     Status,
 )
-from k2i_tasks.types import DeadLetter, Offsets, TableCommit, TopicPartition
+from k2i_tasks.types import DeadLetter, Offsets, Spread, TableCommit, TopicPartition
 
 #: Errors younger than this make their component degraded, in seconds.
 RECENT_SECONDS = 30.0
@@ -76,6 +77,10 @@ class Progress:
         self.last_commit: TableCommit | None = None
         #: Seal-to-commit and commit seconds of the last commits, for the summary's percentiles.
         self.seal_to_commit_seconds: deque[float] = deque(maxlen=_SAMPLES_KEPT)
+        #: Ages of records when they were in memory, and when they were in the table.
+        self.queryable, self.committed_age = Ages(), Ages()
+        #: What is kept in memory after its commit: rows and bytes, asked when somebody looks.
+        self.kept: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.commit_seconds: deque[float] = deque(maxlen=_SAMPLES_KEPT)
         #: Errors come from the lanes' threads too.
         self._lock = threading.Lock()
@@ -121,12 +126,17 @@ class Progress:
         ends = {tp: span.end for tp, span in commit.ranges.items()}
         self.committed = {**self.committed, **ends}
         self.last_commit = commit
+        self.committed_age.add(commit.spreads, self._clock.unix())
         self.commit_seconds.append(commit.seconds)
         self.seal_to_commit_seconds.append(seal_to_commit_seconds)
         if commit.newest_timestamp_ms >= 0:
             self.newest_committed_ms = max(
                 self.newest_committed_ms or 0, commit.newest_timestamp_ms
             )
+
+    def arrived(self, spread: Spread) -> None:
+        """Records with these times are in memory since now."""
+        self.queryable.add((spread,), self._clock.unix())
 
     def buffered(self, rows: int, nbytes: int, batches_in_flight: int) -> None:
         """What is in memory now."""
@@ -161,6 +171,7 @@ class Progress:
         with self._lock:
             errors = tuple(self._errors)
             refusals = tuple(sorted(self._refusals.values(), key=lambda one: -one.letters))
+        kept_rows, kept_bytes = self.kept()
         return Status(
             state=RunState.PAUSED if self._shown_paused() else self.state,
             started_at=self.started_at,
@@ -191,6 +202,10 @@ class Progress:
             components=self._components(errors, now),
             refusals=refusals,
             standstill=self.standstill,
+            kept_rows=kept_rows,
+            kept_bytes=kept_bytes,
+            queryable=self.queryable.summary(),
+            committed_age=self.committed_age.summary(),
         )
 
     def _refuse(self, letters: Sequence[DeadLetter], now: float) -> None:

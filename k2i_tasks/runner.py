@@ -18,6 +18,7 @@ from k2i_tasks.batch_calls import BatchCalls
 from k2i_tasks.buffer.hot import HotBuffer
 from k2i_tasks.calls import figures
 from k2i_tasks.clock import Clock
+from k2i_tasks.closing import close_all
 from k2i_tasks.engine.engine import (
     Action,
     Arrival,
@@ -75,6 +76,7 @@ class Runner:
         settings: bounds.
         batch_prefix: makes batch ids unique over restarts.
         upkeep_factory: makes what does the table's upkeep.
+        buffer: of the table's rows; one that keeps none when None.
     """
 
     def __init__(
@@ -93,8 +95,9 @@ class Runner:
         settings: Settings,
         batch_prefix: str,
         upkeep_factory: UpkeepFactory,
+        buffer: HotBuffer | None = None,
     ) -> None:
-        self.buffer = HotBuffer()
+        self.buffer = HotBuffer() if buffer is None else buffer
         self._source = source
         self._operations = operations
         self._meter = meter
@@ -109,6 +112,7 @@ class Runner:
         self._next_housekeeping = 0.0
         self._error: K2IError | None = None
         self.progress = Progress(topic, table, settings.limits.buffer_bytes_max, clock)
+        self.progress.kept = lambda: self.buffer.kept
         self._intake = Intake(
             source, operations, gate, lambda: decoder_for(operations.reload()), meter, self.progress
         )
@@ -149,6 +153,7 @@ class Runner:
         """Changes the bound of the buffer. Any thread."""
         self._limits = self._settings.limits.within(buffer_bytes)
         self.progress.buffer_bytes_max = buffer_bytes
+        self.buffer.resize(buffer_bytes)
 
     # The run.
 
@@ -183,17 +188,10 @@ class Runner:
         self._give_up.set()
         self._underway.close(5.0)
         self._upkeep.close(5.0)
-        first: Exception | None = None
-        for close in (self._operations.close, self._source.close):
-            try:
-                close()
-            except Exception as error:
-                if self.progress.state is RunState.FAILED:
-                    log.warning("at the end of a failed run: %s", error)
-                else:
-                    self._failed(error)
-                    first = error
+        closers = (self._operations.close, self._source.close, self.buffer.close)
+        first = close_all(closers, failed=self.progress.state is RunState.FAILED)
         if first is not None:
+            self._failed(first)
             raise first
 
     # A share: everything, or what the group gives us until it changes.
@@ -227,6 +225,7 @@ class Runner:
         prefix = self._prefix if self._shares == 1 else f"{self._prefix}.{self._shares}"
         self._engine = Engine(self._limits, share.offsets, batch_prefix=prefix)
         self._upkeep.begin(share.offsets)
+        self.buffer.begin(share.offsets)
         for decoded in share.batches:
             self._arrive(decoded)
         self.progress.state = RunState.RUNNING
@@ -343,6 +342,7 @@ class Runner:
     def _housekeeping(self, now: float) -> None:
         self._next_housekeeping = now + HOUSEKEEPING_SECONDS
         self.progress.wal_bytes = self._operations.wal_bytes
+        self.buffer.expire()
         draining = self._engine.draining
         for decoded in self._read(lambda: self._intake.look(advance=not draining)):
             self._arrive(decoded)
@@ -352,6 +352,7 @@ class Runner:
         for added in self._read(lambda: [self._source.new_partitions()]):
             if added:
                 log.info("the topic has new partitions: %s", ", ".join(map(str, added)))
+                self.buffer.add(added)
                 self._perform(self._engine.partitions_added(added, now))
 
     # Actions and outcomes.

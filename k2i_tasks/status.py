@@ -99,11 +99,24 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class AgeSummary:
+    """What a histogram says, for people; seconds. A percentile is the bound of its bucket."""
+
+    records: int
+    p50_seconds: float
+    p99_seconds: float
+    max_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything that a view, a probe or a summary shows of one run, taken at one moment.
 
     Times are unix seconds unless the name says otherwise; rates are per second over the last
-    few seconds. Of a run over several tables, `tables` has each of them, and the rest is their sum.
+    few seconds. `kept_rows` are in memory for readers after their commit. `queryable` and
+    `committed_age` are the ages of records, by their Kafka timestamps, when they came into memory
+    and into the table. Of a run over several tables, `tables` has each of them, and the rest is
+    their sum.
     """
 
     state: RunState
@@ -136,6 +149,10 @@ class Status:
     refusals: tuple[Refusal, ...] = ()
     standstill: Standstill | None = None
     tables: tuple[Status, ...] = ()
+    kept_rows: int = 0
+    kept_bytes: int = 0
+    queryable: AgeSummary | None = None
+    committed_age: AgeSummary | None = None
 
     @property
     def freshness_seconds(self) -> float | None:

@@ -177,10 +177,23 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """When records were made, by the broker's or the producer's clock.
+
+    `records` of them have a time; the oldest and the newest are in milliseconds since the epoch.
+    """
+
+    records: int
+    oldest_ms: int
+    newest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class DecodedBatch:
     """One polled batch as Arrow: rows in record order, metadata columns included.
 
-    `len(table) + len(dead_letters)` is the number of records.
+    `len(table) + len(dead_letters)` is the number of records. `spread` is None where none of them
+    has a time.
     """
 
     table: pa.Table
@@ -188,6 +201,7 @@ class DecodedBatch:
     ranges: Ranges
     nbytes: int
     newest_timestamp_ms: int
+    spread: Spread | None = None
 
     @property
     def records(self) -> int:
@@ -218,6 +232,7 @@ class SealedBatch:
     nbytes: int
     reason: SealReason
     newest_timestamp_ms: int
+    spreads: tuple[Spread, ...] = ()
 
     @property
     def start(self) -> dict[TopicPartition, int]:
@@ -291,3 +306,4 @@ class TableCommit:
     ranges: Ranges
     seconds: float
     newest_timestamp_ms: int
+    spreads: tuple[Spread, ...] = ()

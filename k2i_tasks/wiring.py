@@ -14,6 +14,7 @@ from k2i_tasks.calls import RetryPolicy
 from k2i_tasks.clock import SystemClock
 from k2i_tasks.config import Config
 from k2i_tasks.engine.triggers import Limits
+from k2i_tasks.hot_tables import HotTables
 from k2i_tasks.iceberg.catalog import (
     guard_commits,
     open_catalog,
@@ -55,6 +56,7 @@ def build_runner(
     clients: int = 1,
     source: Source | None = None,
     start_rule: StartRule | None = None,
+    hot: HotTables | None = None,
 ) -> Runner:
     """Everything one run needs, ready to `run()`. Opens the log folder; reaches no service yet.
 
@@ -66,6 +68,7 @@ def build_runner(
         clients: Kafka clients that share this process's memory.
         source: where records come from; the whole topic when None.
         start_rule: where reading starts; as configured when None.
+        hot: where queries find the table; None for no queries: rows leave memory once committed.
 
     Raises:
         K2IError: a secret cannot be read, the log folder is in use or not writable.
@@ -106,6 +109,7 @@ def build_runner(
         settings=_settings(config, records_max),
         batch_prefix=owner[:12],
         upkeep_factory=upkeep_of(config, resolved, operations.lane, metrics, clock),
+        buffer=None if hot is None else hot.buffer(config, resolved),
     )
 
 

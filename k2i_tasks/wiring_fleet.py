@@ -13,6 +13,7 @@ from k2i_tasks.config.plans import Plan, plan
 from k2i_tasks.config.routes import Route
 from k2i_tasks.errors import ConfigError
 from k2i_tasks.fleet import Fleet
+from k2i_tasks.hot_tables import HotTables
 from k2i_tasks.kafka.client import consumer_settings
 from k2i_tasks.kafka.discovery import TopicNames
 from k2i_tasks.metrics import Metrics
@@ -25,8 +26,20 @@ from k2i_tasks.wiring_shared import SharedTopics, known_values
 RESTART_SECONDS = 1.0
 
 
-def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Metrics) -> Fleet:
+def build_fleet(
+    config: Config,
+    *,
+    tracker_factory: TrackerFactory,
+    metrics: Metrics,
+    hot: HotTables | None = None,
+) -> Fleet:
     """Everything that the tables of `config.routing` need, ready to `run()`. Reaches nothing yet.
+
+    Args:
+        config: of the process.
+        tracker_factory: makes what runs flushes and commits.
+        metrics: told what happens.
+        hot: where queries find the tables; None for no queries.
 
     Raises:
         K2IError: a secret cannot be read, or librdkafka refuses a setting.
@@ -52,6 +65,7 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
             clients=tables,
             source=None if shared is None else shared.source(route),
             start_rule=None if shared is None else shared.start_rule(route),
+            hot=hot,
         )
         runner.resize(buffer_bytes)
         return runner
@@ -68,6 +82,7 @@ def build_fleet(config: Config, *, tracker_factory: TrackerFactory, metrics: Met
         ),
         woken=woken,
         shared=shared,
+        on_gone=None if hot is None else lambda route: hot.forget(route.table),
     )
 
 

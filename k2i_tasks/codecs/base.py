@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.metadata import MetadataColumns, metadata_arrays
 from k2i_tasks.errors import ConflictError, DecodeError, TransientError
-from k2i_tasks.types import DeadLetter, DecodedBatch, RawBatch
+from k2i_tasks.types import NEWEST_MS, DeadLetter, DecodedBatch, RawBatch, Spread
 
 #: What one dead letter weighs in memory beside its payload bytes.
 DEAD_LETTER_OVERHEAD_BYTES = 400
@@ -133,4 +133,17 @@ def assemble(
         ranges=raw.ranges,
         nbytes=int(table.nbytes) + sum(map(dead_letter_bytes, letters)),
         newest_timestamp_ms=int(raw.timestamps_ms.max()) if len(raw) else -1,
+        spread=_spread(raw),
     )
+
+
+def _spread(raw: RawBatch) -> Spread | None:
+    """Of the records that have a time which can be shown."""
+    stamps = raw.timestamps_ms
+    if not len(stamps):
+        return None
+    oldest, newest = int(stamps.min()), int(stamps.max())
+    if oldest >= 0 and newest <= NEWEST_MS:
+        return Spread(len(stamps), oldest, newest)
+    timed = stamps[(stamps >= 0) & (stamps <= NEWEST_MS)]
+    return Spread(len(timed), int(timed.min()), int(timed.max())) if len(timed) else None

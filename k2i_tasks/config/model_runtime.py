@@ -60,7 +60,15 @@ class Buffer(Section):
     """The rows in memory. One MB is 1,048,576 bytes."""
 
     ttl_seconds: Integer = setting(
-        "Time that rows stay readable in memory.", 60, ge=1, le=31_536_000
+        "Time that rows stay in memory for queries after their commit, as long as there is room.",
+        60,
+        ge=1,
+        le=31_536_000,
+    )
+    index_column: Column | None = setting(
+        "Column that rows in memory are looked up by, at the top level of the table.",
+        None,
+        native=True,
     )
     max_size_mb: Integer = setting(
         "Hard bound on all rows in memory, buffered and in flight.", 500, ge=1, le=1_048_576

@@ -26,7 +26,6 @@ UNUSED: dict[str, str] = {
     "iceberg.glue.role_arn": "no role is assumed",
     "iceberg.glue.external_id": "no role is assumed",
     "iceberg.nessie.api_version": "Nessie is reached over the Iceberg REST protocol",
-    "buffer.ttl_seconds": "rows leave memory when they are committed",
     "buffer.memory_alignment_bytes": "columns are aligned by Arrow, to 64 bytes",
     "maintenance.statistics_enabled": _NO_STATISTICS,
     "maintenance.statistics_interval_seconds": _NO_STATISTICS,

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from k2i_tasks import __version__
-from k2i_tasks.status import ComponentHealth, ErrorNote, Health, RunState, Standstill, Status
+from k2i_tasks.status import (
+    AgeSummary,
+    ComponentHealth,
+    ErrorNote,
+    Health,
+    RunState,
+    Standstill,
+    Status,
+)
 from k2i_tasks.types import TableCommit, describe_ranges
 
 #: Always reported, in this order; others follow.
@@ -67,6 +75,8 @@ def health_report(status: Status) -> dict[str, Any]:
         "first_record_at": status.first_record_at,
         "uptime_seconds": round(max(0.0, status.now - status.started_at), 3),
         "freshness_seconds": _rounded(status.freshness_seconds),
+        "queryable_age": _age(status.queryable),
+        "committed_age": _age(status.committed_age),
         "records": _records(status),
         "buffer": _buffer(status),
         "lag_total": sum(status.lag.values()),
@@ -128,8 +138,22 @@ def _buffer(status: Status) -> dict[str, Any]:
         "bytes": status.buffer_bytes,
         "bytes_max": status.buffer_bytes_max,
         "batches_in_flight": status.batches_in_flight,
+        "kept_rows": status.kept_rows,
+        "kept_bytes": status.kept_bytes,
         "paused": status.paused,
         "pauses": status.pauses,
+    }
+
+
+def _age(age: AgeSummary | None) -> dict[str, Any] | None:
+    """Ages of records when that was done, by Kafka's timestamp, over the whole run."""
+    if age is None:
+        return None
+    return {
+        "records": age.records,
+        "p50_seconds": _rounded(age.p50_seconds),
+        "p99_seconds": _rounded(age.p99_seconds),
+        "max_seconds": _rounded(age.max_seconds),
     }
 
 

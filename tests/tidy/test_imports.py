@@ -14,13 +14,15 @@ from tests.tidy.source import PROGRAM, ROOT, imports, module_name, python_files
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "types errors clock collector durable figures committed sql_words server_keeper resident",
+        "types errors clock closing collector durable figures committed cold_frame sql_words "
+        "server_keeper resident",
         "status views",
+        "ages",
         "calls config metrics logs failpoints sql_guard local_server progress registry resumption",
         "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
-        "cells prefect_api standstill terminal_parts cli_options cli_status",
-        "journal letterbox query tracking terminal cli_frame",
-        "maintenance operations replay table_view summary verification",
+        "hot_rows cells prefect_api standstill terminal_parts cli_options cli_status",
+        "hot_view journal letterbox query tracking terminal cli_frame",
+        "hot_tables maintenance operations replay table_view summary verification",
         "ports",
         "batch_calls cli_query intake upkeep",
         "takeover underway",

@@ -82,6 +82,7 @@ def steps(scale: float, seed: int) -> Iterator[Step]:
     files = [f"tests/integration/test_{name}.py" for name in WORLDS]
     for number in range(1, max(1, round(ROUNDS * scale)) + 1):
         yield Step(f"brokers, catalogs and stores, round {number}", _tests(*files))
+    yield Step("views under load", _tests("tests/integration/test_exact_view.py"))
     yield Step("what takes minutes", _tests("-m", "slow", "tests"))
 
 

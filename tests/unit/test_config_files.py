@@ -185,14 +185,14 @@ def test_servers_in_one_text_within_the_list_are_split(tmp_path: Path) -> None:
 def test_what_is_read_and_not_honoured_is_said(tmp_path: Path) -> None:
     text = MINIMAL + (
         "[rpc]\nenabled = true\n[maintenance]\nstatistics_enabled = true\n"
-        "[buffer]\nttl_seconds = 5\n[iceberg.rest]\ncredential = 'x'\n"
+        "[buffer]\nmemory_alignment_bytes = 5\n[iceberg.rest]\ncredential = 'x'\n"
         "[iceberg.catalog_manager]\nreconnect_backoff_ms = [1]\n"
     )
     said = " ".join(notes(load(tmp_path, text)))
     for key in (
         "rpc.enabled",
         "maintenance.statistics_enabled",
-        "buffer.ttl_seconds",
+        "buffer.memory_alignment_bytes",
         "iceberg.rest.credential is not sent",
         "iceberg.catalog_manager.reconnect_backoff_ms",
     ):

@@ -66,6 +66,7 @@ class Rig:
         self.unplanned: K2IError | None = None
         self.built: dict[str, list[FakeRunner]] = {}
         self.outcome: Status | Exception | None = None
+        self.gone: list[str] = []
         self.fleet = Fleet(
             plan=self._plan,
             build=self._build,  # type: ignore[arg-type]
@@ -74,6 +75,7 @@ class Rig:
             buffer_bytes_max=1_200,
             discovery_seconds=0.005,
             policy=FAST,
+            on_gone=lambda route: self.gone.append(route.topic),
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -133,6 +135,7 @@ def test_topics_that_come_share_the_buffer_and_those_that_are_gone_are_let_go() 
         # Gone from Kafka: its run ends, and is not missed.
         rig.topics.remove("b")
         rig.until_states(a=RUNNING, c=RUNNING)
+        assert rig.gone == ["b"]
         outcome = rig.end()
     assert isinstance(outcome, Status)
     assert {one.state for one in outcome.tables} == {RunState.STOPPED}

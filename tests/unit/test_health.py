@@ -19,7 +19,7 @@ from k2i_tasks.serving.connection import Page, host_is_local
 from k2i_tasks.serving.health import health_report, not_ready_because
 from k2i_tasks.serving.http import Binding, HttpServer
 from k2i_tasks.serving.pages import health_routes, health_server, metrics_server
-from k2i_tasks.status import ComponentHealth, Health, RunState, Status
+from k2i_tasks.status import AgeSummary, ComponentHealth, Health, RunState, Status
 from k2i_tasks.types import TopicPartition
 from tests.unit.samples import HEALTHY_COMPONENTS, sample_status, troubled_status
 
@@ -51,6 +51,22 @@ def ask(
 def with_component(name: str, health: Health, message: str = "") -> Status:
     components = {**HEALTHY_COMPONENTS, name: ComponentHealth(health, message)}
     return sample_status(components=components)
+
+
+def test_both_ages_and_what_is_kept_are_in_the_report() -> None:
+    report = health_report(sample_status())
+    assert report["queryable_age"] is None
+    status = replace(
+        sample_status(), queryable=AgeSummary(7, 0.025, 0.05, 0.04321), kept_rows=5, kept_bytes=99
+    )
+    report = health_report(status)
+    assert report["queryable_age"] == {
+        "records": 7,
+        "p50_seconds": 0.025,
+        "p99_seconds": 0.05,
+        "max_seconds": 0.043,
+    }
+    assert (report["buffer"]["kept_rows"], report["buffer"]["kept_bytes"]) == (5, 99)
 
 
 def test_a_healthy_run_reports_all_components_of_k2i() -> None:

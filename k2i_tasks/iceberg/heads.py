@@ -1,0 +1,187 @@
+"""The committed half of a view: a branch's head, the offsets that it records, its rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+from pyiceberg.catalog import Catalog
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.schema import Schema
+from pyiceberg.table import FileScanTask, Table
+
+from k2i_tasks.errors import Component, IntegrityError, SchemaConflictError
+from k2i_tasks.iceberg.arrow import align, arrow_schema
+from k2i_tasks.iceberg.catalog import find_table
+from k2i_tasks.iceberg.difference import difference
+from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.pushdown import pushed
+from k2i_tasks.iceberg.schema import iceberg_schema
+from k2i_tasks.iceberg.state import recorded
+from k2i_tasks.types import Offsets
+
+#: Files that are read at once, and wait in memory decoded.
+FILES_AT_ONCE = 2
+
+
+class Head:
+    """A branch's newest snapshot, as it was when it was loaded.
+
+    Args:
+        table: as loaded; used by nobody else.
+        sink: names the state.
+        branch: whose head it is.
+    """
+
+    def __init__(self, table: Table, sink: str, branch: str) -> None:
+        self._table = table
+        found = table.metadata.snapshot_by_name(branch)
+        self.snapshot_id = None if found is None else found.snapshot_id
+        self.uuid = str(table.metadata.table_uuid)
+        told = recorded(table.metadata, sink, branch)
+        # What the head's own history says is what its files hold; the property may be ahead of
+        # that, after a rollback. Once our snapshots are expired the property alone is left.
+        state = told.summary or told.in_property
+        #: Per partition: the rows of all records below it are committed, and no others.
+        self.offsets: Offsets = {} if state is None else state.offsets
+        self.rolled_back = told.rolled_back
+        #: The table's columns, also those that came after the snapshot.
+        self.schema: Schema = table.schema()
+
+    @property
+    def name(self) -> str:
+        return ".".join(self._table.name())
+
+    def covering(self, schemas: Sequence[pa.Schema]) -> Schema:
+        """The table's columns as they will be once rows of `schemas` are committed.
+
+        Raises:
+            SchemaConflictError: a column has a type that the table's cannot be widened to.
+        """
+        known = self.schema
+        if not schemas:
+            return known
+        found = difference(known, iceberg_schema(_unified(schemas)))
+        if found.conflicts:
+            raise SchemaConflictError(
+                f"Table {self.name} and the rows in memory disagree: {'; '.join(found.conflicts)}.",
+                remedy="The run reads them again by the table's columns; ask again then.",
+            )
+        if not found.changes:
+            return known
+        update = self._table.update_schema()
+        for path, kind, doc in found.missing:
+            update.add_column(path, kind, doc=doc)
+        for path, wider in found.wider:
+            update.update_column(path, field_type=wider)
+        return update._apply()
+
+    def read(
+        self,
+        schema: Schema,
+        columns: Sequence[str] | None,
+        condition: str | None,
+        limit: int | None,
+    ) -> Iterator[pa.Table]:
+        """The committed rows, file by file. May block.
+
+        Args:
+            schema: of the rows: `covering`.
+            columns: which; all when None.
+            condition: rows that it does not want may be left out; see `pushed`.
+            limit: so many rows are enough.
+
+        Raises:
+            TransientError: the store is away.
+            ServiceError: it refuses us, or a file is gone: the snapshot was expired.
+        """
+        wanted = schema if columns is None else schema.select(*columns)
+        target = arrow_schema(wanted)
+        if self.snapshot_id is None:
+            return
+        where = pushed(condition, self.schema)
+        with translated(f"reading table {self.name}"):
+            scan = self._table.scan(row_filter=where, snapshot_id=self.snapshot_id)
+            tasks = list(scan.plan_files())
+            reading = ArrowScan(self._table.metadata, self._table.io, wanted, where)
+        for at in range(0, len(tasks), FILES_AT_ONCE):
+            for batch in self._batches(reading, tasks[at : at + FILES_AT_ONCE]):
+                yield align(pa.Table.from_batches([batch]), target)
+                if limit is not None:
+                    limit -= batch.num_rows
+                    if limit <= 0:
+                        return
+
+    def _batches(self, reading: ArrowScan, tasks: list[FileScanTask]) -> Iterator[pa.RecordBatch]:
+        with translated(f"reading table {self.name}"):
+            yield from reading.to_record_batches(tasks)
+
+
+class Heads:
+    """Loads heads of one branch. Thread-safe: its connection is used by one thread at a time.
+
+    Args:
+        connect: opens the catalog; called with the first load.
+        identifier: namespace and table name.
+        sink: names the state.
+        branch: whose head is loaded.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Catalog], identifier: tuple[str, ...], sink: str, branch: str
+    ) -> None:
+        self._connect = connect
+        self._identifier = identifier
+        self._sink = sink
+        self._branch = branch
+        self._lock = threading.Lock()
+        self._catalog: Catalog | None = None
+        self._uuid: str | None = None
+
+    def load(self) -> Head | None:
+        """The head as it is now; None as long as there is no table. May block.
+
+        Raises:
+            IntegrityError: the table was dropped, or is another than before.
+            ServiceError: no right to read it.
+            TransientError: the catalog is away.
+        """
+        with self._lock:
+            if self._catalog is None:
+                self._catalog = self._connect()
+            table = find_table(self._catalog, self._identifier)
+            head = None if table is None else Head(table, self._sink, self._branch)
+            found = None if head is None else head.uuid
+            if self._uuid is not None and found != self._uuid:
+                raise IntegrityError(
+                    f"Table {'.'.join(self._identifier)} was dropped"
+                    f"{'' if found is None else ' and created again'} while it was read.",
+                    component=Component.ICEBERG,
+                    remedy="Restart to ingest into a new table; move the write-ahead log folder "
+                    "away first.",
+                )
+            self._uuid = found
+            return head
+
+    def close(self) -> None:
+        """Lets go of the connection. Idempotent."""
+        with self._lock:
+            if self._catalog is not None:
+                self._catalog.close()
+                self._catalog = None
+
+
+def columns_of(head: Head | None, schemas: Sequence[pa.Schema]) -> Schema:
+    """The columns of a table with rows of `schemas`, as far as it is known.
+
+    Raises:
+        SchemaConflictError: see `Head.covering`.
+    """
+    if head is not None:
+        return head.covering(schemas)
+    return iceberg_schema(_unified(schemas)) if schemas else Schema()
+
+
+def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    return pa.unify_schemas(list(schemas), promote_options="permissive")
