@@ -60,6 +60,18 @@ def _one(condition: Condition, schema: Mapping[str, Any]) -> pl.Expr:
     return comparisons[condition.operator](value)
 
 
+def fit(conditions: Iterable[Condition], schema: Mapping[str, Any]) -> bool:
+    """Whether all columns are there, and all values of their types."""
+    return all(
+        condition.column in schema
+        and (
+            condition.operator.startswith("is ")
+            or typed(condition.value, schema[condition.column]) is not None
+        )
+        for condition in conditions
+    )
+
+
 def typed(value: Scalar | None, kind: Any) -> Any:
     """`value` as a column of this type is compared with it; None if it cannot be."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

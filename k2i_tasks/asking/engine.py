@@ -123,7 +123,7 @@ class Engine:
         checked = check_query(ask.sql, names)
         if not only_schema:
             plain = plain_scan(checked.sql, names, ask.part)
-            if plain is not None:
+            if plain is not None and self._fits(plain, names[plain.table]):
                 limits = [one for one in (plain.limit, ask.limit) if one is not None]
                 return self._scan(plain, waits, names[plain.table], asked_max=ask.limit, by=limits)
         workers = self._started()
@@ -150,6 +150,15 @@ class Engine:
                 evaluation.close()
             turn.end()
             raise
+
+    def _fits(self, plain: Rows, view: View) -> bool:
+        """Whether values are of their columns' types; what else SQL makes of them is Polars'."""
+        if not plain.where:
+            return True
+        from k2i_tasks.asking.conditions import fit
+
+        self._started()
+        return fit(plain.where, view.cut("hot").frame.collect_schema())
 
     def _scan(
         self,
@@ -262,8 +271,9 @@ def _names(views: Mapping[str, View]) -> dict[str, View]:
 
 def _cuts(views: Mapping[str, View], part: Part) -> dict[str, Cut]:
     """One state of each table, also where it is named in two ways."""
-    by_view: dict[int, Cut] = {}
-    return {name: by_view.setdefault(id(v), v.cut(part)) for name, v in views.items()}
+    by_view = {id(view): view for view in views.values()}
+    cuts = {key: view.cut(part) for key, view in by_view.items()}
+    return {name: cuts[id(view)] for name, view in views.items()}
 
 
 def _json(value: Any) -> str:

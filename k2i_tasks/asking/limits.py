@@ -35,7 +35,7 @@ class Limits:
     waiting_max: int = 16
     wait_seconds_max: float = 5.0
     followers_max: int = 64
-    nice: int = 15
+    nice: int = 10
 
 
 class Places:

@@ -47,8 +47,9 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                # Ctrl-C is the run's to answer.
-                start_new_session=True,
+                # Ctrl-C is the run's to answer. No session of its own: where the scheduler shares
+                # out by session first, its priority would count for nothing.
+                process_group=0,
             )
         finally:
             theirs.close()

@@ -293,8 +293,9 @@ class _Request(BaseHTTPRequestHandler):
         """Errors of the protocol in the same form as all others."""
         self.close_connection = True
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            code, message = HTTPStatus.METHOD_NOT_ALLOWED, "There is only POST here."
-        self._refuse(Refused(HTTPStatus(code), message or HTTPStatus(code).phrase))
+            self._refuse(Refused(HTTPStatus.METHOD_NOT_ALLOWED, "There is only POST here."))
+        else:
+            self._refuse(Refused(HTTPStatus(code), HTTPStatus(code).phrase))
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)
