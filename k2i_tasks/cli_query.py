@@ -15,8 +15,6 @@ from k2i_tasks.config import Config
 from k2i_tasks.discovery import Found, running
 from k2i_tasks.errors import Component, ConfigError, ServiceError
 from k2i_tasks.figures import count, size
-from k2i_tasks.iceberg.catalog import open_catalog
-from k2i_tasks.iceberg.pinned import pinned_reader
 from k2i_tasks.query import (
     BINARY_FORMATS,
     Format,
@@ -56,6 +54,10 @@ def table_sources(config: Config) -> dict[str, Source]:
 
     def source(name: str, branch: str) -> Source:
         def opened() -> pl.LazyFrame:
+            # A flow that answers makes them needless, and they take a second to load.
+            from k2i_tasks.iceberg.catalog import open_catalog
+            from k2i_tasks.iceberg.pinned import pinned_reader
+
             catalog = open_catalog(iceberg, resolved)
             return lazy_table(pinned_reader(catalog, (*namespace, name), branch))
 

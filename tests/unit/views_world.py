@@ -25,7 +25,8 @@ def orders(first: int, count: int) -> pa.Table:
         {
             "id": pa.array(offsets, pa.int64()),
             "city": pa.array(
-                [None if n % 5 == 4 else ("Bern", "Basel", "Chur")[n % 3] for n in offsets]
+                [None if n % 5 == 4 else ("Bern", "Basel", "Chur")[n % 3] for n in offsets],
+                pa.string(),
             ),
             "price": pa.array([n / 2 for n in offsets], pa.float64()),
             "at": pa.array(
