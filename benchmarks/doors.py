@@ -131,15 +131,17 @@ def _asking(where: Path, sql: str, seconds: float, every_seconds: float = 0.0) -
     """Two clients that ask this again and again, each in a process of its own."""
     words = [sys.executable, "-m", "benchmarks.doors", "ask", str(where), sql]
     words += [str(seconds), str(every_seconds)]
-    clients = [subprocess.Popen(words) for _ in range(2)]
-    # Not in the figures: the start of clients, and of the processes that evaluate.
-    time.sleep(2.0)
+    clients = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
     try:
+        # Not in the figures: the start of clients, and of the processes that evaluate.
+        for one in clients:
+            assert one.stdout is not None
+            one.stdout.readline()
         yield
     finally:
         for one in clients:
             one.kill()
-            one.wait()
+            one.communicate()
 
 
 def _rate(where: Path, seconds: float) -> float:
@@ -276,8 +278,10 @@ def _ingest(where: Path) -> None:
 
 
 def _ask(where: Path, sql: str, seconds: float, every_seconds: float) -> None:
-    ends = time.monotonic() + seconds
     with client.connect(where) as flow:
+        flow.sql(DASHBOARD)
+        print("asks", flush=True)
+        ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             began = time.monotonic()
             with suppress(K2IError):  # it meets its limits: that is what it is for

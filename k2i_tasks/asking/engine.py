@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow as pa
 from k2i_tasks.asking.answers import Answer
 from k2i_tasks.asking.limits import Limits, Places, Turn
 from k2i_tasks.asking.plain import plain_scan
+from k2i_tasks.asking.pump import Pump
 from k2i_tasks.errors import BusyError, ConfigError
 from k2i_tasks.sql_guard import check_query
 from k2i_tasks.tickets import After, Ask, Key, Rows, Sql, positions_json
@@ -179,7 +181,8 @@ class Engine:
             schema = scans.plain_schema(scans.schema_of(cut), ask.columns)
             limit = self._rows_max(ask.limit if by is None else asked_max)
             whole = ask.limit if by is not None else None
-            batches = scans.batches(
+            rows = partial(
+                scans.batches,
                 cut,
                 schema,
                 columns=ask.columns,
@@ -187,7 +190,15 @@ class Engine:
                 limit=limit + 1 if whole is None else min(whole, limit + 1),
             )
             turn.check()
-            return Answer(schema, batches, turn=turn, limits=self.limits, rows_max=limit)
+            pump = Pump(rows, turn, self.limits.nice)
+            return Answer(
+                schema,
+                iter(pump),
+                turn=turn,
+                limits=self.limits,
+                rows_max=limit,
+                close=pump.close,
+            )
         except BaseException:
             turn.end()
             raise

@@ -11,6 +11,7 @@ import pyarrow as pa
 from k2i_tasks.asking import scans
 from k2i_tasks.asking.limits import Limits, Turn
 from k2i_tasks.asking.process import Worker, Workers
+from k2i_tasks.asking.pump import Pump
 from k2i_tasks.asking.wire import schema_text
 from k2i_tasks.errors import Component, ConfigError, K2IError, QueryLimitError, TransientError
 from k2i_tasks.tickets import Condition
@@ -21,7 +22,7 @@ WORN = 0.5
 
 
 class Evaluation:
-    """A query that a worker is at. For one thread, but for the turn's stop.
+    """A query that a worker is at. For one thread, which has the pump's beside it.
 
     Args:
         workers: where the worker comes from.
@@ -40,6 +41,8 @@ class Evaluation:
         self._scans: dict[int, Iterator[pa.RecordBatch]] = {}
         self._schemas = {name: scans.schema_of(cut, newest=True) for name, cut in cuts.items()}
         self._worker: Worker | None = None
+        self._pump: Pump[tuple[bytes, pa.Buffer]] | None = None
+        self._frames: Iterator[tuple[bytes, pa.Buffer]] = iter(())
         self._between = False
         self._schema = pa.schema([])
 
@@ -61,7 +64,9 @@ class Evaluation:
             worker.wire.send_json(b"Q", asked)
         except (EOFError, OSError) as error:
             raise self._gone() from error
-        kind, body = self._answered()
+        pump = self._pump = Pump(lambda: self._answers(worker), self._turn, self._limits.nice)
+        self._frames = iter(pump)
+        kind, body = next(self._frames)
         if kind != b"S":
             raise K2IError(f"A worker said {kind!r} in place of a schema.")
         self._schema = pa.ipc.read_schema(body)
@@ -69,8 +74,7 @@ class Evaluation:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The result's rows. Blocks."""
-        while True:
-            kind, body = self._answered()
+        for kind, body in self._frames:
             if kind == b"E":
                 self._between = not self._worn(json.loads(body.to_pybytes()))
                 return
@@ -79,38 +83,41 @@ class Evaluation:
     def close(self) -> None:
         """Gives the worker back, or ends it if it is not at the end of a query. Idempotent."""
         worker, self._worker = self._worker, None
-        self._scans.clear()
         # First of all: from now on no deadline takes the worker away from the query after this one.
         self._turn.end()
         if worker is None:
             return
-        if self._between and self._turn.stopped is None:
+        good = self._between and self._turn.stopped is None
+        if not good:
+            worker.kill()
+        if self._pump is not None:
+            self._pump.close()
+        self._scans.clear()
+        if good:
             self._workers.give_back(worker)
         else:
             worker.close()
 
-    def _answered(self) -> tuple[bytes, pa.Buffer]:
-        """The worker's next word that is not a question of its own."""
-        worker = self._worker
-        assert worker is not None
-        while True:
-            self._turn.check()
+    def _answers(self, worker: Worker) -> Iterator[tuple[bytes, pa.Buffer]]:
+        """What the worker says, up to its last word; its own questions are answered here."""
+        pump = self._pump
+        while pump is None or pump.wanted():
+            pump = pump or self._pump
             try:
-                frame = worker.received(self._turn.waits)
+                frame = worker.received(lambda: False)
+                if frame is None:
+                    continue
+                kind, body = frame
+                if kind in (b"O", b"G"):
+                    self._served(worker, kind, json.loads(body.to_pybytes()))
+                    continue
             except (EOFError, OSError) as error:
                 raise self._gone() from error
-            if frame is None:
-                continue
-            kind, body = frame
-            if kind in (b"O", b"G"):
-                try:
-                    self._served(worker, kind, json.loads(body.to_pybytes()))
-                except OSError as error:
-                    raise self._gone() from error
-            elif kind == b"X":
+            if kind == b"X":
                 raise self._failed(json.loads(body.to_pybytes()))
-            else:
-                return kind, body
+            yield kind, body
+            if kind == b"E":
+                return
 
     def _served(self, worker: Worker, kind: bytes, asked: dict[str, Any]) -> None:
         number = int(asked["scan"])

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -23,6 +24,8 @@ from k2i_tasks.views import Cut
 
 NEWEST, OLDEST = pl.CompatLevel.newest(), pl.CompatLevel.oldest()
 BATCH_ROWS = 65_536
+#: What the threads of Polars are named.
+POLARS_THREADS = ("polars-", "async-executor", "tokio-rt-worker")
 
 
 def start_threads(nice: int) -> None:
@@ -35,6 +38,11 @@ def start_threads(nice: int) -> None:
         for _ in frame.collect_batches(maintain_order=True):
             pass
         frame.sort("a").collect()
+        # Those that something else has started before us.
+        for task in Path("/proc/self/task").glob("[0-9]*"):
+            with suppress(OSError):
+                if (task / "comm").read_text().startswith(POLARS_THREADS):
+                    os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
 
     thread = threading.Thread(target=start, name="k2i-ask-start", daemon=True)
     thread.start()

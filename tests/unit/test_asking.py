@@ -225,7 +225,7 @@ def test_conditions_reach_the_table_that_a_worker_asks_for() -> None:
             from polars.io.plugins import register_io_source
 
             kinds = found.frame.collect_schema()
-            frame = register_io_source(rows, schema=kinds)  # type: ignore[arg-type]
+            frame = register_io_source(rows, schema=kinds)
             return Cut(frame, found.positions, None, 0)
 
     whole = orders(0, 10)

@@ -79,7 +79,7 @@ def test_a_query_gives_a_frame_or_a_table(flow: Client) -> None:
     frame = flow.sql(sql)
     assert isinstance(frame, pl.DataFrame)
     assert frame["n"].sum() == 100
-    assert pl.from_arrow(flow.arrow(sql)).equals(frame)  # type: ignore[union-attr]
+    assert pl.DataFrame(flow.arrow(sql)).equals(frame)
     assert flow.sql("SELECT count(*) AS n FROM orders", part="hot")["n"][0] == 40
     assert flow.sql("SELECT id FROM orders", limit=7).height == 7
 
