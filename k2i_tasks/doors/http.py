@@ -24,7 +24,6 @@ import pyarrow as pa
 
 from k2i_tasks.asking.answers import Answer
 from k2i_tasks.asking.engine import Engine
-from k2i_tasks.cells import json_rows
 from k2i_tasks.doors.tokens import Tokens
 from k2i_tasks.errors import (
     BusyError,
@@ -318,9 +317,11 @@ def _arrow(answer: Answer) -> Iterator[bytes]:
 
 
 def _lines(answer: Answer) -> Iterator[bytes]:
+    # It loads Polars, which a flow that nobody asks has no need of.
+    from k2i_tasks.doors.lines import json_bytes
+
     for batch in answer:
-        for lines in json_rows(pa.Table.from_batches([batch], answer.schema)):
-            yield lines.encode()
+        yield from json_bytes(batch)
 
 
 class _Sink(io.RawIOBase):

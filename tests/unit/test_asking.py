@@ -105,7 +105,7 @@ def test_a_query_gives_what_polars_gives_of_all_rows_at_once(engine: Engine, sql
         name: pl.from_arrow(rows)
         for name, rows in {"orders": orders(0, 100), "other": orders(0, 3)}.items()
     }
-    reference = pl.SQLContext(frames, register_globals=False, eager=True)  # type: ignore[arg-type]
+    reference = pl.SQLContext(frames, register_globals=False, eager=True)
     wanted = reference.execute(sql.replace("demo.orders", "orders")).to_dicts()
     assert rows(engine, sql) == wanted
 
