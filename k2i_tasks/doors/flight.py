@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+# What gRPC says of strangers' handshakes would go straight to the terminal, through the live view.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from pyarrow import flight
 
 from k2i_tasks.asking.answers import Answer
@@ -147,7 +153,10 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         caller = context.get_middleware(NAME)
         log.debug("%s asks over Flight: %s", caller.name, type(ask).__name__)
         answer = self._engine.answer(ask, _waits(context))
-        return flight.GeneratorStream(answer.schema, _sent(answer))
+        sent = _sent(answer)
+        # Begun here: a generator that was never begun does not close what it holds.
+        first = next(sent)
+        return flight.GeneratorStream(answer.schema, chain([first], sent))
 
 
 def _sent(answer: Answer) -> Iterator[Any]:

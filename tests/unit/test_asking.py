@@ -287,12 +287,14 @@ def test_a_query_ends_at_its_time_and_its_process_with_it(tables: dict[str, Arro
 def test_a_result_that_nobody_takes_loses_its_place_at_its_time(
     tables: dict[str, ArrowView],
 ) -> None:
+    others = children()
     one = limited(tables, seconds_max=3.0)
     for sql in ("SELECT k, v + 1 AS w FROM big", "SELECT k, v FROM big"):
         answer = one.answer(Sql(sql))
         found = iter(answer)
         next(found)
         assert becomes(lambda: one.places.taken == 0)
+        assert becomes(lambda: not children() - others)
         with pytest.raises(QueryLimitError):
             list(found)
         answer.close()
@@ -316,7 +318,9 @@ def test_what_explodes_takes_its_own_process_down_and_no_other(
     before = _resident_mb()
     with pytest.raises(K2IError) as caught:
         one.answer(Sql(sql)).table()
-    assert isinstance(caught.value, (QueryLimitError, ConfigError))
+    # The last one may be refused by Polars itself: too many rows.
+    refused = isinstance(caught.value, ConfigError) and "CROSS" in sql
+    assert refused or "needed more memory" in str(caught.value)
     assert _resident_mb() - before < 200
     assert rows(one, "SELECT count(*) AS n FROM orders") == [{"n": 100}]
     one.close()
