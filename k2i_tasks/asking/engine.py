@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from k2i_tasks.asking.answers import Answer
 from k2i_tasks.asking.limits import Limits, Places, Turn
 from k2i_tasks.asking.plain import plain_scan
 from k2i_tasks.asking.pump import Pump
-from k2i_tasks.errors import BusyError, ConfigError
+from k2i_tasks.errors import BusyError, ConfigError, QueryCancelledError
 from k2i_tasks.sql_guard import check_query
 from k2i_tasks.tickets import After, Ask, Key, Rows, Sql, positions_json
 from k2i_tasks.views import Cut, Part, Tail, View
@@ -50,6 +51,8 @@ class Engine:
         self._start_lock = threading.Lock()
         self._workers: Workers | None = None
         self._stopping = False
+        self._turns: weakref.WeakSet[Turn] = weakref.WeakSet()
+        self._turns_lock = threading.Lock()
 
     def answer(self, ask: Ask, waits: Callable[[], bool] = always) -> Answer:
         """The answer, whose rows are still to be taken. Blocks until its schema is known.
@@ -112,8 +115,12 @@ class Engine:
         return found
 
     def close(self) -> None:
-        """Refuses what comes, and ends the processes that wait for queries. Idempotent."""
-        self._stopping = True
+        """Refuses what comes, and ends what is under way, processes too. Idempotent."""
+        with self._turns_lock:
+            self._stopping = True
+            turns = tuple(self._turns)
+        for turn in turns:
+            turn.stop(QueryCancelledError("The run is at its end."))
         with self._start_lock:
             if self._workers is not None:
                 self._workers.close()
@@ -205,9 +212,19 @@ class Engine:
 
     def _turn(self, waits: Callable[[], bool]) -> Turn:
         if self._stopping:
-            raise BusyError("The run is at its end.", remedy="Ask the committed table.")
+            raise self._ended()
         self.places.take(waits)
-        return Turn(self.places, self.limits.seconds_max, waits)
+        turn = Turn(self.places, self.limits.seconds_max, waits)
+        with self._turns_lock:
+            self._turns.add(turn)
+            late = self._stopping
+        if late:
+            turn.end()
+            raise self._ended()
+        return turn
+
+    def _ended(self) -> BusyError:
+        return BusyError("The run is at its end.", remedy="Ask the committed table.")
 
     def _rows_max(self, asked: int | None) -> int:
         return self.limits.rows_max if asked is None else min(asked, self.limits.rows_max)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -40,6 +41,9 @@ from k2i_tasks.tickets import Ask, Rows, parsed, ticket
 log = logging.getLogger(__name__)
 
 NAME = "k2i-token"
+STOP_SECONDS = 2.0
+#: Doors that clients still hang in.
+_LEFT: list[FlightDoor] = []
 
 
 class _Caller(flight.ServerMiddleware):  # type: ignore[misc]
@@ -112,8 +116,16 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         self.url = f"{scheme}://{shown}:{self.port}"
 
     def stop(self) -> None:
-        """Stops answering; calls under way are given up. Blocks until they are."""
-        self.shutdown()
+        """Stops answering; the engine ends calls under way. Blocks for `STOP_SECONDS` at most.
+
+        A client that does not read cannot be thrown out: its call is left to the process's end.
+        """
+        thread = threading.Thread(target=self.shutdown, name="k2i-flight-stop", daemon=True)
+        thread.start()
+        thread.join(STOP_SECONDS)
+        if thread.is_alive():
+            # Its destructor would wait as well.
+            _LEFT.append(self)
 
     def do_get(self, context: Any, asked: Any) -> Any:
         with _translated():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 
 from k2i_tasks import client, discovery
 from k2i_tasks.config import Config, demo_config, load_config, notes
-from k2i_tasks.errors import ConfigError, ServiceError
+from k2i_tasks.errors import ConfigError, K2IError, ServiceError
+from k2i_tasks.tickets import After
 from k2i_tasks.views import View
 from k2i_tasks.wiring_query import QueryService, limits_of
 from tests.certificates import certified
-from tests.unit.views_world import world
+from tests.unit.test_asking import EXPLOSIVE, becomes, big, children
+from tests.unit.views_world import P0, world
 
 COUNT = "SELECT count(*) AS n FROM orders"
 
@@ -60,6 +63,47 @@ def test_it_answers_by_default_and_leaves_nothing_behind(tmp_path: Path) -> None
         client.connect(tmp_path)
     left = {thread.name for thread in threading.enumerate() if thread not in before}
     assert not {name for name in left if name.startswith("k2i-")}
+
+
+def test_its_end_does_not_wait_for_clients(tmp_path: Path) -> None:
+    tables = {**world(), "demo.big": big()}
+    service = QueryService(config_at(tmp_path), lambda: tables)
+    service.start()
+    assert service.settled.wait(30)
+    ended: list[K2IError] = []
+
+    def ask(sql: str) -> None:
+        with client.connect(tmp_path) as flow:
+            try:
+                flow.sql(sql)
+            except K2IError as error:
+                ended.append(error)
+
+    def follow() -> None:
+        with client.connect(tmp_path) as flow:
+            flow.answer(After("demo.orders", {P0: 100}, wait_seconds=60))
+
+    asking = threading.Thread(target=ask, args=(EXPLOSIVE,))
+    following = threading.Thread(target=follow)
+    lazy = client.connect(tmp_path)
+    reader = lazy._client.do_get(lazy._flight.Ticket(b'{"table": "demo.big"}'), lazy._options())
+    reader.read_chunk()
+    asking.start()
+    following.start()
+    assert service._engine is not None
+    engine = service._engine
+    assert becomes(lambda: engine.places.taken == 2 and engine._followers._value < 64)
+    others = children()
+    began = time.monotonic()
+    service.stop()
+    assert time.monotonic() - began < 5
+    asking.join(10)
+    following.join(10)
+    assert len(ended) == 1
+    assert engine.places.taken == 0
+    assert becomes(lambda: not children() & others)
+    reader.cancel()
+    lazy.close()
 
 
 def test_tls_and_tokens_are_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
