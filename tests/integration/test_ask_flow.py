@@ -19,7 +19,7 @@ from k2i_tasks.config import demo_config
 from k2i_tasks.discovery import NAME
 from k2i_tasks.errors import ServiceError
 from k2i_tasks.iceberg.catalog import open_catalog
-from tests.unit.test_asking import becomes
+from tests.unit.asking_world import becomes
 
 #: Rows that the table holds, and the flow has in memory.
 COMMITTED, HOT = 5, 40

@@ -31,7 +31,7 @@ from k2i_tasks.errors import (
 )
 from k2i_tasks.tickets import Condition, Rows, Sql
 from tests.certificates import certified
-from tests.unit.test_asking import EXPLOSIVE, becomes, big, children
+from tests.unit.asking_world import EXPLOSIVE, becomes, big, children
 from tests.unit.views_world import P0, ArrowView, world
 
 TOKEN = "a-token-of-a-dashboard"

@@ -20,7 +20,7 @@ from k2i_tasks.doors.http import ARROW_TYPE, CONNECTIONS_MAX, HttpDoor, tls_cont
 from k2i_tasks.doors.tokens import Tokens
 from k2i_tasks.errors import ConfigError, ServiceError
 from tests.certificates import certified
-from tests.unit.test_asking import EXPLOSIVE, becomes, big
+from tests.unit.asking_world import EXPLOSIVE, becomes, big
 from tests.unit.views_world import ArrowView, world
 
 TOKEN = "a-token-of-a-dashboard"

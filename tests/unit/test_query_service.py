@@ -18,7 +18,7 @@ from k2i_tasks.tickets import After
 from k2i_tasks.views import View
 from k2i_tasks.wiring_query import QueryService, limits_of
 from tests.certificates import certified
-from tests.unit.test_asking import EXPLOSIVE, becomes, big, children
+from tests.unit.asking_world import EXPLOSIVE, becomes, big, children
 from tests.unit.views_world import P0, world
 
 COUNT = "SELECT count(*) AS n FROM orders"
