@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -52,8 +54,8 @@ def follow(flow: Client, sql: str, *, format: str, rows_max: int | None) -> None
     write, left = _writer(format), rows_max
     # The limit is of all that comes, and what is asked of each part has none.
     each = checked.sql if plain.limit is None else checked.sql.rsplit(" ", 2)[0]
-    try:
-        for new in _arriving(flow, table):
+    with _interrupted() as stop, suppress(KeyboardInterrupt):
+        for new in _arriving(flow, table, stop):
             result = run_query(each, {plain.table: partial(_same, new)}, rows_max=left)
             if result.table.num_rows:
                 write(result)
@@ -61,15 +63,27 @@ def follow(flow: Client, sql: str, *, format: str, rows_max: int | None) -> None
                 left -= result.table.num_rows
                 if left <= 0:
                     return
-    except KeyboardInterrupt:
+
+
+@contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which then breaks into nothing. (Polars raises one of its own besides.)"""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
         return
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _same(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _arriving(flow: Client, table: str) -> Iterator[pa.Table]:
+def _arriving(flow: Client, table: str, stop: threading.Event) -> Iterator[pa.Table]:
     """What `tail` gives, from a thread of its own: Ctrl-C does not wait for the network."""
     arrived: queue.Queue[pa.Table | BaseException] = queue.Queue(maxsize=4)
 
@@ -84,7 +98,7 @@ def _arriving(flow: Client, table: str) -> Iterator[pa.Table]:
             arrived.put(error)
 
     threading.Thread(target=read, name="k2i-follow", daemon=True).start()
-    while True:
+    while not stop.is_set():
         try:
             found = arrived.get(timeout=0.2)
         except queue.Empty:

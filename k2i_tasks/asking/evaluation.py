@@ -59,6 +59,7 @@ class Evaluation:
         try:
             if is_new:
                 worker.ready(self._turn.waits)
+                self._turn.begin_again()
             tables = {name: schema_text(schema) for name, schema in self._schemas.items()}
             asked = {"sql": sql, "tables": tables, "rows_max": rows_max}
             worker.wire.send_json(b"Q", asked)

@@ -112,9 +112,20 @@ class Turn:
         self.stopped: K2IError | None = None
         self.began = time.monotonic()
         self._seconds_max = seconds_max
-        self._timer = threading.Timer(seconds_max, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
+        self._timer = self._timed()
+
+    def begin_again(self) -> None:
+        """Its time counts from now: what it waited for was not its own."""
+        with self._lock:
+            self._timer.cancel()
+            if not self._ended and self.stopped is None:
+                self._timer = self._timed()
+
+    def _timed(self) -> threading.Timer:
+        timer = threading.Timer(self._seconds_max, self._expire)
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def on_stop(self, stop: Callable[[], None]) -> None:
         """What ends the work at once, from any thread."""

@@ -34,7 +34,7 @@ class Place:
         self, tls: ssl.SSLContext | None = None, *, request_seconds: float = 5.0, **limits: Any
     ) -> None:
         self.views: dict[str, ArrowView] = {**world(), "demo.big": big()}
-        plain = {"seconds_max": 30.0, "memory_bytes_max": 512 << 20, **limits}
+        plain = {"seconds_max": 30.0, "memory_bytes_max": 512 << 20, "nice": 0, **limits}
         self.engine = Engine(lambda: self.views, Limits(**plain))
         self.door = HttpDoor(
             self.engine,
@@ -234,7 +234,7 @@ def test_limits_have_statuses_of_their_own() -> None:
 
 
 def test_what_breaks_in_the_middle_is_not_taken_for_whole() -> None:
-    with Place(seconds_max=3.0, request_seconds=30.0) as own:
+    with Place(seconds_max=6.0, request_seconds=60.0) as own:
         connection = http.client.HTTPConnection("127.0.0.1", own.door.port, timeout=30)
         sql = "SELECT a.k, a.v, b.city FROM big a, orders b"
         connection.request("POST", "/query", sql, {**AUTHORIZED})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2i_tasks.cells import json_rows
@@ -48,6 +48,7 @@ def same(found: Any, wanted: Any) -> bool:
 
 @pytest.mark.parametrize(("kind", "values"), KINDS, ids=lambda one: str(one)[:24])
 def test_both_ways_say_the_same(kind: pa.DataType, values: st.SearchStrategy[Any]) -> None:
+    @settings(deadline=None)
     @given(st.lists(st.none() | values, min_size=1, max_size=6))
     def checked(rows: list[Any]) -> None:
         batch = pa.record_batch({"x": pa.array(rows, kind), "n": range(len(rows))})
