@@ -10,6 +10,7 @@ from benchmarks import (
     compare,
     corpus,
     demo,
+    doors,
     drift,
     formats,
     freshness,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "compare": ("ours and other engines on one topic, in turn, in one run", compare),
     "corpus": ("foreign documents into one table and one for each kind", corpus),
     "demo": ("from `python flows/ingest.py` to the first record and the first rows", demo),
+    "doors": ("what clients of a running flow wait for, and what ingestion pays", doors),
     "formats": ("each payload format, clean and with bad records", formats),
     "drift": ("what one bad record in a thousand costs, decoded and written", drift),
     "freshness": (

@@ -56,6 +56,19 @@ def json_lines(table: pa.Table) -> Iterator[str]:
     yield "\n]\n"
 
 
+def json_rows(table: pa.Table) -> Iterator[str]:
+    """The rows as lines of JSON, some at a time."""
+    names = table.column_names
+    lines: list[str] = []
+    for row in _rows(table):
+        shown = dict(zip(names, map(plain, row), strict=True))
+        lines.append(json.dumps(shown, ensure_ascii=False) + "\n")
+        if len(lines) >= ROWS_PER_STEP:
+            yield "".join(lines)
+            lines.clear()
+    yield "".join(lines)
+
+
 def csv_lines(table: pa.Table) -> Iterator[str]:
     """The rows as CSV with a header; nested values as JSON text, null as nothing."""
     buffer = io.StringIO()

@@ -31,7 +31,7 @@ from k2i_tasks.cli_options import (
 )
 from k2i_tasks.cli_schema import schema_app
 from k2i_tasks.collector import postponed
-from k2i_tasks.errors import EXIT_CODES, Component
+from k2i_tasks.errors import EXIT_CODES, Component, ConfigError
 
 app = typer.Typer(
     name="k2i",
@@ -271,14 +271,34 @@ def query(
         int | None,
         typer.Option(metavar="N", min=0, help="Rows at most, 0 for all; 1000 if not to a file."),
     ] = None,
+    hot_only: Annotated[
+        bool,
+        typer.Option("--hot-only", metavar="", help="Rows in memory of the running flow alone."),
+    ] = False,
+    cold_only: Annotated[
+        bool, typer.Option("--cold-only", metavar="", help="Committed rows alone.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", metavar="", help="Print rows as they come, until Ctrl-C.")
+    ] = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Query the committed table, by its name or database.name; dead letters are a table too."""
+    """Query a table, by its name or database.name: of the running flow, else as it is committed."""
     shared = shared_of(context, config, verbose)
     found = table_config(shared, data_dir, settings(changes or ()))
     from k2i_tasks import cli_query
 
-    cli_query.query(of_one_table(found), sql, format=form.value, output=output, rows_max=limit)
+    if hot_only and cold_only:
+        raise ConfigError("Either --hot-only or --cold-only, not both.", field="hot-only")
+    cli_query.query(
+        of_one_table(found),
+        sql,
+        format=form.value,
+        output=output,
+        rows_max=limit,
+        part="hot" if hot_only else "cold" if cold_only else "all",
+        follow=follow,
+    )
 
 
 @app.command()

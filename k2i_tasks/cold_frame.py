@@ -39,11 +39,12 @@ def lazy_batches(schema: pa.Schema, read: ReadBatches) -> pl.LazyFrame:
             frame = as_frame(table)
             if predicate is not None:
                 frame = frame.filter(predicate)
-            if columns is not None:
-                frame = frame.select(columns)
             if left is not None:
                 frame = frame.head(left)
                 left -= frame.height
+            if columns is not None:
+                # Selecting no column would lose the number of rows.
+                frame = frame.select(columns) if columns else pl.DataFrame(height=frame.height)
             yield frame
             if left == 0:
                 return

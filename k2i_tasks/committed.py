@@ -28,12 +28,17 @@ def lazy_table(read: Read) -> pl.LazyFrame:
     ) -> Iterator[pl.DataFrame]:
         # With a condition, the rows that count are known only after they are read.
         limit = rows_max if predicate is None else None
+        # Of a frame without columns Polars would lose the number of rows.
+        none = columns == []
+        if none:
+            columns = schema.names()[:1]
         frame = _frame(read(columns or (), limit))
         if columns is not None:
             frame = frame.select(columns)
         if predicate is not None:
             frame = frame.filter(predicate)
-        yield frame if rows_max is None else frame.head(rows_max)
+        frame = frame if rows_max is None else frame.head(rows_max)
+        yield pl.DataFrame(height=frame.height) if none else frame
 
     return register_io_source(rows, schema=schema)
 

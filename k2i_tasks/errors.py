@@ -3,6 +3,7 @@
     K2IError
       ConfigError              the configuration is wrong: fix the named field          exit 1
       TransientError           a service is away or busy: retried                       by component
+        BusyError              all places for queries are taken: ask again in a while    exit 10
         CommitConflictError    another writer moved the table's head: looked at, retried
           SchemaRacedError     another writer has the field ids of staged files: written anew
       CommitStateUnknownError  the catalog's answer was lost: looked at, retried
@@ -14,6 +15,8 @@
         SchemaMovedError       another writer was first with a column: read anew
       IntegrityError           what is stored contradicts itself: stop, keep the evidence
       ServiceError             a service refused for good (login, unknown topic, rights)
+      QueryLimitError          a query met the limit of its time, memory or result       exit 10
+      QueryCancelledError      whoever asked is gone                                     exit 10
 
 Retry is an allow-list: only `TransientError` and `CommitStateUnknownError` are retried. Each error
 says what happened, where, and what the operator does about it.
@@ -109,6 +112,10 @@ class SchemaRacedError(CommitConflictError):
     """
 
 
+class BusyError(TransientError):
+    """As many queries run, or wait, as may. Ask again in a while, or raise `query.max_queries`."""
+
+
 class CommitStateUnknownError(K2IError):
     """A commit was sent and its outcome is not known. The table is read before anything else."""
 
@@ -174,6 +181,14 @@ class IntegrityError(K2IError):
 
 class ServiceError(K2IError):
     """A service refused for good: login, unknown topic, missing rights, full or read-only disk."""
+
+
+class QueryLimitError(K2IError):
+    """A query would take more time or memory than one may. Narrow it, or raise the limit."""
+
+
+class QueryCancelledError(K2IError):
+    """Whoever asked does not wait for the answer any more."""
 
 
 def is_transient(error: BaseException) -> bool:

@@ -37,6 +37,7 @@ from k2i_tasks.status import Status
 from k2i_tasks.summary import print_summary
 from k2i_tasks.terminal import can_draw, view_of
 from k2i_tasks.terminal_parts import Links
+from k2i_tasks.wiring_query import QueryService
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ def _hosted(
     stack: ExitStack,
 ) -> Status:
     with postponed():
+        from k2i_tasks.hot_tables import HotTables
         from k2i_tasks.wiring import build_runner, embedded
         from k2i_tasks.wiring_fleet import build_fleet
 
@@ -174,18 +176,23 @@ def _hosted(
     if options.demo:
         broker = embedded(config, options.max_messages, lambda: _consumed(holder))
         config = stack.enter_context(broker)
+    hot = HotTables() if config.query.enabled else None
+    if hot is not None:
+        stack.callback(hot.close)
+        stack.enter_context(QueryService(config, hot.views))
     runner: Runner | Fleet
     if config.routing.by_value:
         _refuse_part(config)
     if config.routing.enabled:
         _refuse_count(options)
-        runner = build_fleet(config, tracker_factory=tracker_factory, metrics=metrics)
+        runner = build_fleet(config, tracker_factory=tracker_factory, metrics=metrics, hot=hot)
     else:
         runner = build_runner(
             config,
             tracker_factory=tracker_factory,
             metrics=metrics,
             records_max=options.max_messages,
+            hot=hot,
         )
     metrics.watch(runner.status)
     holder.append(runner)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from k2i_tasks.config.fields import is_loopback
+
 if TYPE_CHECKING:
     from k2i_tasks.config.model import Config
     from k2i_tasks.config.model_iceberg import Iceberg
     from k2i_tasks.config.model_kafka import Kafka, KafkaKeyFormat
+    from k2i_tasks.config.model_query import Query
 
 #: A field, as `section.key`, and what is wrong with it.
 Problem = tuple[str, str]
@@ -34,6 +37,7 @@ def contradictions(config: Config) -> list[Problem]:
         *_table(config.iceberg, config.kafka.key_format, config.schema_evolution.overflow_column),
         *_dead_letters(config),
         *_process(config),
+        *_query(config.query),
     ]
 
 
@@ -209,3 +213,21 @@ def _process(config: Config) -> Iterator[Problem]:
     same_host = monitoring.health_host == monitoring.metrics_host
     if same_host and monitoring.health_port == monitoring.metrics_port != 0:
         yield "monitoring.metrics_port", "must not be monitoring.health_port too"
+
+
+def _query(query: Query) -> Iterator[Problem]:
+    if (query.tls_cert_location is None) != (query.tls_key_location is None):
+        missing = "cert" if query.tls_cert_location is None else "key"
+        yield f"query.tls_{missing}_location", "is needed, since the other file of the two is given"
+    if query.flight_port == query.http_port != 0:
+        yield "query.http_port", "must not be query.flight_port too"
+    if not query.enabled or is_loopback(query.host):
+        return
+    if not query.may_listen:
+        yield (
+            "query.host",
+            "may be reached from other machines, so query.tls_cert_location is needed, or "
+            "query.insecure_network = true",
+        )
+    if not query.tokens:
+        yield "query.tokens", "is needed, since query.host may be reached from other machines"

@@ -6,6 +6,7 @@ turned into a typed value before it gets here.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -112,6 +113,16 @@ class UrlText(str):
 def masked_url(url: str) -> str:
     """`url` with user, password and secrets of its query replaced by asterisks."""
     return _QUERY_SECRET.sub(rf"\g<1>{MASK}", _USERINFO.sub(f"{MASK}@", url))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`, an address or a name."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _lower(value: Any) -> Any:

@@ -13,6 +13,7 @@ from k2i_tasks.config.model_dead_letters import DeadLetters
 from k2i_tasks.config.model_iceberg import Iceberg
 from k2i_tasks.config.model_kafka import Kafka
 from k2i_tasks.config.model_maintenance import Maintenance
+from k2i_tasks.config.model_query import Query
 from k2i_tasks.config.model_routing import Routing
 from k2i_tasks.config.model_runtime import (
     Buffer,
@@ -43,6 +44,7 @@ class Config(Section):
     transaction_log: TransactionLog = setting("The write-ahead log.", TransactionLog())
     maintenance: Maintenance = setting("Upkeep of the table.", Maintenance())
     monitoring: Monitoring = setting("Health, metrics, logs.", Monitoring())
+    query: Query = setting("Queries of a running flow.", Query(), native=True)
     rpc: Rpc = setting("K2I's local socket.", Rpc())
     prefect: PrefectSettings = setting("Prefect.", PrefectSettings(), native=True)
     run: Run = setting("Bounds of one run.", Run(), native=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
+from k2i_tasks.config.fields import is_loopback
 from k2i_tasks.config.keys import all_keys
 from k2i_tasks.config.model import Config
 
@@ -105,15 +105,6 @@ def _registry(config: Config) -> Iterator[str]:
         )
 
 
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _exposure(config: Config) -> Iterator[str]:
     places = {
         "monitoring.health_host": config.monitoring.health_host,
@@ -121,5 +112,11 @@ def _exposure(config: Config) -> Iterator[str]:
         "prefect.server_host": config.prefect.server_host,
     }
     for key, host in places.items():
-        if not _is_loopback(host):
+        if not is_loopback(host):
             yield f"{key}: {host} may be reached from other machines, and asks for no login."
+    query = config.query
+    if query.enabled and query.tls_cert_location is None and not is_loopback(query.host):
+        yield (
+            f"query.host: {query.host} may be reached from other machines, and without TLS: tokens "
+            "and rows can be read on the way."
+        )

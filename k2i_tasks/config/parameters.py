@@ -14,7 +14,7 @@ from k2i_tasks.errors import ConfigError
 _REFERENCES = ("env:", "file:")
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 #: Tables whose values may be anything, a login too.
-_OPEN_TABLES = ("iceberg.rest.custom_headers.",)
+_OPEN_TABLES = ("iceberg.rest.custom_headers.", "query.tokens.")
 
 
 def refuse_secrets(overrides: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from k2i_tasks.errors import ConfigError
 
 #: Settings of the process or of all tables together, and those that the entry itself has.
 _OF_ALL = (
-    *("monitoring.", "prefect.", "rpc.", "run.", "routing.", "transaction_log.log_dir"),
+    *("monitoring.", "prefect.", "query.", "rpc.", "run.", "routing.", "transaction_log.log_dir"),
     *("iceberg.table_name", "kafka.topic", "kafka.bootstrap_servers", "kafka.assignment"),
     "buffer.max_size_mb",
 )

@@ -124,7 +124,7 @@ class RouteServer(socketserver.ThreadingMixIn, HTTPServer):
         log.debug("a client on %s left in the middle", client_address, exc_info=True)
 
 
-class _DeadlineReader(io.RawIOBase):
+class DeadlineReader(io.RawIOBase):
     """Reads a socket until one moment, however slowly the other side sends."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
@@ -152,7 +152,7 @@ class _Request(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         deadline = time.monotonic() + self.server.request_seconds_max
-        self.rfile = io.BufferedReader(_DeadlineReader(self.connection, deadline))
+        self.rfile = io.BufferedReader(DeadlineReader(self.connection, deadline))
 
     def handle(self) -> None:
         self.close_connection = True

@@ -14,18 +14,19 @@ from tests.tidy.source import PROGRAM, ROOT, imports, module_name, python_files
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "types errors clock closing collector durable figures committed cold_frame sql_words "
-        "server_keeper resident",
+        "types errors clock closing collector discovery durable figures committed cold_frame "
+        "sql_words server_keeper resident",
         "status views",
         "ages",
-        "calls config metrics logs failpoints sql_guard local_server progress registry resumption",
-        "acknowledger engine kafka codecs buffer wal iceberg serving secrets",
+        "calls config metrics logs failpoints sql_guard local_server progress registry resumption "
+        "tickets",
+        "acknowledger asking client engine kafka codecs buffer wal iceberg serving secrets",
         "hot_rows cells prefect_api standstill terminal_parts cli_options cli_status",
-        "hot_view journal letterbox query tracking terminal cli_frame",
-        "hot_tables maintenance operations replay table_view summary verification",
+        "doors hot_view journal letterbox query tracking terminal cli_frame",
+        "hot_tables maintenance operations replay table_view summary verification wiring_query",
         "ports",
-        "batch_calls cli_query intake upkeep",
-        "takeover underway",
+        "batch_calls cli_follow intake upkeep",
+        "cli_query takeover underway",
         "runner wiring_decoders wiring_upkeep fleet_status",
         "fleet wiring tasks",
         "companion wiring_letters wiring_shared wiring_table",

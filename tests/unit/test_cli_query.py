@@ -59,6 +59,14 @@ def test_rows_are_read_by_either_name(folder: Path, capsys: pytest.CaptureFixtur
         ]
 
 
+def test_rows_are_counted_also_where_no_column_is_needed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = "SELECT count(*) AS n FROM orders a CROSS JOIN demo.orders b"
+    _, out, _ = query(folder, sql, "--format", "json", capsys=capsys)
+    assert json.loads(out) == [{"n": 25}]
+
+
 def test_a_table_is_shown_with_types_and_all_columns_without_a_terminal(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

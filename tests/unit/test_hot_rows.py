@@ -72,13 +72,14 @@ class Setting:
         start = pieces[0].ranges[P0].start
         ranges = {P0: OffsetRange(start, self.at)}
         batch = self.buffer.seal(name, SealReason.ROWS, ranges)
-        files = self.staging.stage(batch.tables, batch_id=name)
+        staged = self.staging.stage(batch.tables, batch_id=name)
         self.committer.commit(
             name,
             ranges,
-            lambda table: [data_file(table, file) for file in files],
+            lambda table: [data_file(table, file) for file in staged.files],
             summary={},
             intent=lambda _snapshot, _parent: None,
+            schema=staged.schema,
         )
         if told:
             self.buffer.release(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import gc
 import os
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from k2i_tasks.errors import Component, IntegrityError, SchemaConflictError, ServiceError
 from k2i_tasks.failpoints import armed
-from k2i_tasks.iceberg import data_files, output, writer
+from k2i_tasks.iceberg import output, writer
 from k2i_tasks.iceberg.data_files import FRESH
 from k2i_tasks.iceberg.output import DataFileOutput
 from k2i_tasks.iceberg.schema import create_table
@@ -388,32 +387,3 @@ def test_no_rows_give_no_files(tmp_path: Path) -> None:
     table = create_table(catalog_of(config), NAME, SCHEMA, config)
     assert DataFileWriter(table, config).write([TABLE.slice(0, 0)], batch_id="b1") == []
     assert DataFileWriter(table, config).write([], batch_id="b1") == []
-
-
-def test_footers_kept_in_memory_are_bounded() -> None:
-    footers = data_files.Footers(most=2)
-    sink = pa.BufferOutputStream()
-    pq.write_table(TABLE, sink)
-    footer = data_files.Footer(pq.read_metadata(pa.BufferReader(sink.getvalue())), TABLE.schema)
-    for name in ("a", "b", "c"):
-        footers.keep(name, footer)
-    assert [footers.find(name) is None for name in ("a", "b", "c")] == [True, False, False]
-
-
-def test_a_footer_leaves_memory_without_the_garbage_collector(tmp_path: Path) -> None:
-    config = config_at(tmp_path)
-    table = create_table(catalog_of(config), NAME, SCHEMA, config)
-    gc.collect()
-    gc.disable()
-    try:
-        before = _footers_there()
-        for staged in DataFileWriter(table, config).write([TABLE], batch_id="b1"):
-            data_file(table, staged)
-            FRESH.forget(staged.path)
-        assert _footers_there() == before
-    finally:
-        gc.enable()
-
-
-def _footers_there() -> int:
-    return sum(isinstance(found, pq.FileMetaData) for found in gc.get_objects())

@@ -1,0 +1,119 @@
+"""Plain scans of one state of a table: columns, comparisons and a limit, a batch at a time.
+
+They run in the run's own process, since they need no more memory than the batches under way; all
+else goes to a worker. The threads of Polars start here with a priority below that of ingestion, as
+threads inherit it from the one that starts them, and nothing else in the process uses Polars.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from k2i_tasks.asking.conditions import expression
+from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
+from k2i_tasks.tickets import Condition
+from k2i_tasks.views import Cut
+
+NEWEST, OLDEST = pl.CompatLevel.newest(), pl.CompatLevel.oldest()
+BATCH_ROWS = 65_536
+#: What the threads of Polars are named.
+POLARS_THREADS = ("polars-", "async-executor", "tokio-rt-worker")
+
+
+def start_threads(nice: int) -> None:
+    """Starts Polars' threads with this priority. Blocks a moment; once for a process."""
+
+    def start() -> None:
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        frame = pl.DataFrame({"a": [1, 2]}).lazy().filter(pl.col("a") > 1)
+        for _ in frame.collect_batches(maintain_order=True):
+            pass
+        frame.sort("a").collect()
+        # Those that something else has started before us.
+        for task in Path("/proc/self/task").glob("[0-9]*"):
+            with suppress(OSError):
+                if (task / "comm").read_text().startswith(POLARS_THREADS):
+                    os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
+
+    thread = threading.Thread(target=start, name="k2i-ask-start", daemon=True)
+    thread.start()
+    thread.join()
+
+
+def schema_of(cut: Cut, *, newest: bool = False) -> pa.Schema:
+    """Arrow schema of a table as clients get it, or in the types that Polars itself holds."""
+    kinds = cut.frame.collect_schema()
+    return pl.DataFrame(schema=kinds).to_arrow(compat_level=NEWEST if newest else OLDEST).schema
+
+
+def plain_schema(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    """That of some columns; all when empty.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    for name in columns:
+        if name not in schema.names:
+            raise ConfigError(f"There is no column {name}.", field="columns")
+    return pa.schema([schema.field(name) for name in columns]) if columns else schema
+
+
+def batches(
+    cut: Cut,
+    schema: pa.Schema,
+    *,
+    columns: Sequence[str],
+    where: Sequence[Condition],
+    limit: int | None,
+    newest: bool = False,
+) -> Iterator[pa.RecordBatch]:
+    """The rows, a batch at a time. Blocks on the store for what is not in memory.
+
+    Args:
+        cut: one state of the table.
+        schema: of these columns.
+        columns: all when empty.
+        where: conditions that all hold.
+        limit: rows at most; None for all.
+        newest: in the types that Polars itself holds, which costs nothing.
+
+    Raises:
+        ConfigError: a condition does not fit the table.
+        ServiceError: the store cannot be read.
+    """
+    frame = cut.frame
+    condition = expression(where, frame.collect_schema())
+    if condition is not None:
+        frame = frame.filter(condition)
+    if columns:
+        frame = frame.select(columns)
+    if limit is not None:
+        frame = frame.head(limit)
+    level = NEWEST if newest else OLDEST
+    try:
+        for part in frame.collect_batches(maintain_order=True, chunk_size=BATCH_ROWS):
+            for batch in part.to_arrow(compat_level=level).to_batches(max_chunksize=BATCH_ROWS):
+                yield batch if batch.schema == schema else batch.cast(schema)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise failure(error) from error
+
+
+def failure(error: BaseException) -> K2IError:
+    """What reading a table met, as ours: Polars wraps what a table of ours raised."""
+    cause: Any = error
+    while cause is not None:
+        if isinstance(cause, K2IError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    lines = str(error).strip().splitlines()
+    what = lines[0].rstrip(".") if lines else type(error).__name__
+    return ServiceError(f"The table cannot be read: {what}.", component=Component.STORAGE)

@@ -1,0 +1,244 @@
+"""Arrow Flight: what a ticket asks (`tickets`), schemas and tables, over gRPC.
+
+`pyarrow.flight` is imported by who builds a `FlightDoor`, not before: the start of a run does not
+wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+# What gRPC says of strangers' handshakes would go straight to the terminal, through the live view.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from pyarrow import flight
+
+from k2i_tasks.asking.answers import Answer
+from k2i_tasks.asking.engine import Engine
+from k2i_tasks.doors.tokens import Tokens
+from k2i_tasks.errors import (
+    BusyError,
+    Component,
+    ConfigError,
+    K2IError,
+    QueryCancelledError,
+    QueryLimitError,
+    ServiceError,
+    TransientError,
+)
+from k2i_tasks.tickets import Ask, Rows, parsed, ticket
+
+log = logging.getLogger(__name__)
+
+NAME = "k2i-token"
+STOP_SECONDS = 2.0
+#: Doors that clients still hang in.
+_LEFT: list[FlightDoor] = []
+
+
+class _Caller(flight.ServerMiddleware):  # type: ignore[misc]
+    """Whoever has come with a good token."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _Gate(flight.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Lets nobody in without a token."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def start_call(self, info: Any, headers: Any) -> _Caller:
+        given = [
+            value
+            for name, values in headers.items()
+            if name.lower() == "authorization"
+            for value in values
+        ]
+        header = given[0] if len(given) == 1 and isinstance(given[0], str) else None
+        name = self._tokens.bearer(header)
+        if name is None:
+            raise flight.FlightUnauthenticatedError(
+                "A bearer token is needed, and this is none that is known here."
+            )
+        return _Caller(name)
+
+
+class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
+    """Serves an engine over Flight, on threads of gRPC, from its construction on.
+
+    Args:
+        engine: answers.
+        host, port: where to listen; port 0 for any free one.
+        tokens: who may ask.
+        tls: certificate chain and key, PEM; None for no TLS.
+
+    Raises:
+        ServiceError: the address cannot be bound, or the certificate is not usable.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        host: str,
+        port: int,
+        tokens: Tokens,
+        tls: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        self._engine = engine
+        scheme = "grpc" if tls is None else "grpc+tls"
+        shown = f"[{host}]" if ":" in host else host
+        options: dict[str, Any] = {} if tls is None else {"tls_certificates": [tls]}
+        try:
+            super().__init__(
+                f"{scheme}://{shown}:{port}",
+                middleware={NAME: _Gate(tokens)},
+                **options,
+            )
+        except (pa.ArrowException, OSError) as error:
+            raise ServiceError(
+                f"Arrow Flight cannot be served on {host}:{port}: the port is in use, or address, "
+                "certificate or key are not usable.",
+                component=Component.HEALTH,
+                remedy="Check query.host, query.flight_port and the files of query.tls_*.",
+            ) from error
+        self.url = f"{scheme}://{shown}:{self.port}"
+
+    def stop(self) -> None:
+        """Stops answering; the engine ends calls under way. Blocks for `STOP_SECONDS` at most.
+
+        A client that does not read cannot be thrown out: its call is left to the process's end.
+        """
+        thread = threading.Thread(target=self.shutdown, name="k2i-flight-stop", daemon=True)
+        thread.start()
+        thread.join(STOP_SECONDS)
+        if thread.is_alive():
+            # Its destructor would wait as well.
+            _LEFT.append(self)
+
+    def do_get(self, context: Any, asked: Any) -> Any:
+        with _translated():
+            return self._stream(context, parsed(asked.ticket))
+
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        with _translated():
+            ask = _asked(descriptor)
+            return self._info(ask, descriptor, _waits(context))
+
+    def get_schema(self, context: Any, descriptor: Any) -> Any:
+        with _translated():
+            return flight.SchemaResult(self._engine.schema(_asked(descriptor), _waits(context)))
+
+    def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
+        with _translated():
+            waits = _waits(context)
+            found = [
+                self._info(Rows(name), flight.FlightDescriptor.for_path(name), waits)
+                for name in self._engine.tables()
+            ]
+        return iter(found)
+
+    def do_action(self, context: Any, action: Any) -> Iterator[Any]:
+        raise _refused(ConfigError("There are no actions here."))
+
+    def list_actions(self, context: Any) -> list[Any]:
+        return []
+
+    def _info(self, ask: Ask, descriptor: Any, waits: Any) -> Any:
+        schema = self._engine.schema(ask, waits)
+        # Without a location: the answer is to be fetched where the question was asked.
+        endpoint = flight.FlightEndpoint(ticket(ask), [])
+        return flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
+
+    def _stream(self, context: Any, ask: Ask) -> Any:
+        caller = context.get_middleware(NAME)
+        log.debug("%s asks over Flight: %s", caller.name, type(ask).__name__)
+        answer = self._engine.answer(ask, _waits(context))
+        sent = _sent(answer)
+        # Begun here: a generator that was never begun does not close what it holds.
+        first = next(sent)
+        return flight.GeneratorStream(answer.schema, chain([first], sent))
+
+
+def _sent(answer: Answer) -> Iterator[Any]:
+    """The rows, and behind them an empty batch that tells how many there were, and if it is all."""
+    with _translated(), answer:
+        yield from answer
+        told = {"rows": answer.end.rows, "cut": answer.end.cut}
+        empty = pa.RecordBatch.from_pylist([], schema=answer.schema)
+        yield empty, json.dumps(told).encode()
+
+
+def _waits(context: Any) -> Any:
+    return lambda: not context.is_cancelled()
+
+
+def _asked(descriptor: Any) -> Ask:
+    """A descriptor is a ticket (command), or the name of a table (path)."""
+    if descriptor.descriptor_type == flight.DescriptorType.CMD:
+        return parsed(descriptor.command)
+    names = [part.decode("utf-8", "replace") for part in descriptor.path]
+    return Rows(".".join(names))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns our errors into Flight's, with message and remedy; says nothing of others."""
+    try:
+        yield
+    except K2IError as error:
+        raise _refused(error) from None
+    except pa.ArrowException:
+        raise
+    except Exception:
+        log.exception("a question over Flight failed")
+        raise flight.FlightInternalError("Internal error; the run's log has more.") from None
+
+
+def _refused(error: K2IError) -> Exception:
+    """INVALID_ARGUMENT, which Flight's own errors cannot say, is Arrow's."""
+    text = str(error)
+    told = json.dumps({"what": error.what, "remedy": error.remedy}).encode()
+    if isinstance(error, ConfigError):
+        invalid: Exception = pa.ArrowInvalid(text)
+        return invalid
+    if isinstance(error, QueryLimitError):
+        return _flight(flight.FlightTimedOutError, text, told)
+    if isinstance(error, QueryCancelledError):
+        return _flight(flight.FlightCancelledError, text, told)
+    if isinstance(error, (BusyError, TransientError)):
+        return _flight(flight.FlightUnavailableError, text, told)
+    return _flight(flight.FlightServerError, text, told)
+
+
+def _flight(kind: Any, text: str, told: bytes) -> Exception:
+    error: Exception = kind(text, told)
+    return error
+
+
+def pem_pair(cert: Path, key: Path) -> tuple[bytes, bytes]:
+    """Certificate chain and private key, read from their files. May block on the disk.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    found = []
+    for path, field in ((cert, "query.tls_cert_location"), (key, "query.tls_key_location")):
+        try:
+            found.append(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be read: {error.strerror}.", field=field, remedy="Name a PEM file."
+            ) from None
+    return found[0], found[1]
