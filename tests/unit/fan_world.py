@@ -138,6 +138,9 @@ class Rig:
         self.kept: list[set[str]] = []
         self.places = Places(folder / "tables.json", "t", rules)
         self.limit = 1_000_000
+        #: Values whose tables cannot be told yet, and what is said of it.
+        self.unknown: set[str] = set()
+        self.away: K2IError | None = None
         #: Value -> its table, where that has another name.
         self.renamed: dict[str, str] = {}
         dealing = Dealing(
@@ -145,12 +148,21 @@ class Rig:
             self.key_of,
             lambda state: {TopicPartition("t", n): m.low for n, m in state.partitions.items()},
             lambda: self.limit,
+            self._prepare,
         )
         self.readers: list[FakeReader] = []
         self.fan = Fan(self._open, self.places, dealing, on_found=self._on_found)
 
     def key_of(self, value: str | None) -> str:
         return self.renamed.get(value or "", value or "")
+
+    def _prepare(self, raw: RawBatch, timeout: float) -> int:
+        values = [(value or b"").decode() for value in raw.values]
+        count = next((n for n, value in enumerate(values) if value in self.unknown), len(raw))
+        if count == 0 and self.away is not None and len(raw):
+            time.sleep(min(timeout, 0.001))
+            raise self.away
+        return count
 
     def _on_found(self) -> None:
         self.kept.append(set(Places(self.path, "t", "rules").all))
