@@ -29,8 +29,9 @@ _DATABASE = ("iceberg", "database_name")
 _FORMAT = ("kafka", "format")
 #: Of 255 that file systems take.
 _FOLDER_CHARS_MAX = 240
-#: Stands for a topic while settings are checked before there is one.
+#: Stand for a topic and table while settings are checked before there is one.
 _ANY_TOPIC = "topic"
+_ANY_TABLE = "table"
 
 Changes = Mapping[tuple[str, ...], Any]
 
@@ -146,7 +147,10 @@ def dealing_config(config: Config, topic: str) -> Config:
             at, places = f"routing.tables.{index}", {"topic": topic}
             own = _own_changes(entry, at, places).items()
             found = {path: value for path, value in own if path[:2] == _FORMAT}
-            return _derived(config, found) if found else config
+            if not found:
+                return config
+            plain = _changes(config, topic, _ANY_TABLE, Path(config.transaction_log.log_dir))
+            return _derived(config, {**plain, **found})
     return config
 
 
@@ -236,7 +240,7 @@ def _check_settings(config: Config, entry: RoutedTables, at: str) -> None:
             raise ConfigError(what, field=field, remedy=remedy)
     own = _own_changes(entry, at, {"topic": _ANY_TOPIC, "value": "value"})
     try:
-        _derived(config, {**_changes(config, _ANY_TOPIC, "table", Path("log")), **own})
+        _derived(config, {**_changes(config, _ANY_TOPIC, _ANY_TABLE, Path("log")), **own})
     except ConfigError as error:
         raise ConfigError(f"{field}: {error.what}", field=field, remedy=error.remedy) from None
 
