@@ -71,9 +71,7 @@ def avro(registered: Registered) -> list[Write]:
 def protobuf(registered: Registered) -> list[Write]:
     """Writers of one field as a text and as an enum, the last two in types of one file."""
     files = {"Event": PROTO, "Other": PROTO + MORE, "Event.Inner": PROTO + MORE}
-    shapes = [
-        registered.protobuf_writer(text, {}, f"shop.{name}") for name, text in files.items()
-    ]
+    shapes = [registered.protobuf_writer(text, {}, f"shop.{name}") for name, text in files.items()]
 
     def writer(shape: Callable[[Row], bytes]) -> Write:
         def write(n: int, kind: str | None) -> bytes:
@@ -135,7 +133,9 @@ class Kinds:
         return run.until(read, "all read")
 
     def rows(self, name: str) -> list[Row]:
-        location = self.registered.program.metadata_location(f"{self.registered.program.table}_{name}")
+        location = self.registered.program.metadata_location(
+            f"{self.registered.program.table}_{name}"
+        )
         return read_by_metadata(location)
 
     def check(self) -> None:

@@ -1,0 +1,66 @@
+"""`python flows/ingest.py` with many tables: all of them shown in Prefect, and none waits for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.flows.live import Live, client_environ
+from tests.flows.rig import wait_until
+from tests.integration.test_routing import World
+from tests.integration.test_routing_faults import BY_KIND, Kinds
+from tests.running import PATIENCE_SECONDS, running
+from tests.support import CatalogAt
+
+pytestmark = [pytest.mark.integration, pytest.mark.prefect_server]
+
+NAMES = ("a", "b", "c")
+
+
+def commits(live: Live) -> int:
+    """Commits that Prefect shows as completed."""
+    return sum(
+        run["name"].startswith("commit ") and run["state_type"] == "COMPLETED"
+        for run in live.task_runs()
+    )
+
+
+@pytest.mark.timeout(600)
+def test_the_flow_deals_one_topic_out_and_goes_on_while_its_server_is_gone(
+    live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: Path
+) -> None:
+    rest_catalog.clear_faults()
+    live.start()
+    world = World(tmp_path, kafka_bootstrap, rest_catalog)
+    world.program.tracked = True
+    world.program.environ |= client_environ(live)
+    kinds = Kinds(world, world.topic("events"))
+    world.routing(BY_KIND)
+    kinds.write(300, *NAMES)
+    with running(world.program) as run:
+        run.until_logged("shown in Prefect")
+        # The first ones were not waited for.
+        kinds.write(300, *NAMES)
+        kinds.until_read(run)
+        wait_until(lambda: commits(live) >= 3, PATIENCE_SECONDS, "commits of each table shown")
+        (flow_run,) = live.ask("/flow_runs/filter", {"limit": 10})
+        assert flow_run["state_type"] == "RUNNING"
+        live.kill()
+        kinds.write(300, *NAMES, "new")
+        kinds.until_read(run)
+        run.until_committed(900)
+        live.start()
+        kinds.write(100, *NAMES)
+        kinds.until_read(run)
+        run.kill()
+    kinds.write(50, *NAMES)
+    with running(world.program) as run:
+        run.until_logged("shown in Prefect")
+        kinds.until_read(run)
+        before = {one["id"] for one in live.ask("/flow_runs/filter", {"limit": 10})}
+        assert len(before) == 2
+        run.drain()
+    kinds.check()
+    states = {one["state_type"] for one in live.ask("/flow_runs/filter", {"limit": 10})}
+    assert "COMPLETED" in states
