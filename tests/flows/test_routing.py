@@ -1,16 +1,19 @@
-"""`python flows/ingest.py` with many tables: all of them shown in Prefect, and none waits for it."""
+"""The ingestion flow with many tables: all are shown in Prefect, and none waits for it."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.flows.live import Live, client_environ
+from tests.flows.live import ROOT, Live, client_environ
 from tests.flows.rig import wait_until
 from tests.integration.test_routing import World
 from tests.integration.test_routing_faults import BY_KIND, Kinds
-from tests.running import PATIENCE_SECONDS, running
+from tests.running import PATIENCE_SECONDS, Running, running
+from tests.stack.programs import free_port
 from tests.support import CatalogAt
 
 pytestmark = [pytest.mark.integration, pytest.mark.prefect_server]
@@ -64,3 +67,43 @@ def test_the_flow_deals_one_topic_out_and_goes_on_while_its_server_is_gone(
     kinds.check()
     states = {one["state_type"] for one in live.ask("/flow_runs/filter", {"limit": 10})}
     assert "COMPLETED" in states
+
+
+#: As a worker calls it.
+CALL = """
+import sys
+from flows.ingest import ingest
+port = {"monitoring.health_port": int(sys.argv[2])}
+print(ingest(sys.argv[1], port, return_state=True).name)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_the_deployed_flow_runs_all_tables_and_ends_drained(
+    live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: Path
+) -> None:
+    rest_catalog.clear_faults()
+    live.start()
+    world = World(tmp_path, kafka_bootstrap, rest_catalog)
+    kinds = Kinds(world, world.topic("events"))
+    world.routing(BY_KIND)
+    kinds.write(300, *NAMES)
+    log, port = tmp_path / "log.txt", free_port()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CALL, str(world.program.config), str(port)],
+            cwd=ROOT,
+            env=client_environ(live),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    run = Running(process, log, port)
+    try:
+        kinds.until_read(run)
+        assert "Completed" in run.drain()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(30)
+    kinds.check()

@@ -104,7 +104,7 @@ def behind(world: World) -> Kinds:
     kinds.write(300, "fast", "slow")
     with running(world.program) as run:
         run.until_committed(150)
-        run.until(lambda report: table_of(report, "slow").get("epoch"), "a slow one")
+        run.until(lambda report: bool(table_of(report, "slow").get("epoch")), "a slow one")
         run.kill()
     return kinds
 
@@ -142,7 +142,7 @@ def test_records_that_are_deleted_while_it_runs_are_passed_by_a_table_that_stand
         path=f".*{world.prefix}_slow.*", method="GET", when="before", status=503, times=100_000
     )
     with running(world.program, environ=environ) as run:
-        run.until(lambda report: table_of(report, "fast").get("epoch"), "the fast one")
+        run.until(lambda report: bool(table_of(report, "fast").get("epoch")), "the fast one")
         kinds.write(200, "fast", "slow")
         run.until_committed(100)
         lose(world, kinds.topic, 400)

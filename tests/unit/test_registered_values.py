@@ -56,6 +56,12 @@ def values(read: RegisteredValues, *payloads: bytes | None) -> list[str | None]:
     return found
 
 
+def until_told(read: RegisteredValues, batch: RawBatch) -> None:
+    """Asks for what `batch` needs until that fails."""
+    while True:
+        assert read.prepare(batch, PATIENCE_SECONDS) == 0
+
+
 def avro(kind: Any, *data: Any) -> list[bytes]:
     schema = fastavro.parse_schema(kind)
     found = []
@@ -72,7 +78,7 @@ def record(name: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_each_record_is_read_by_the_schema_that_wrote_it(registry: FakeRegistry) -> None:
-    shapes = [
+    shapes: list[tuple[Any, list[Any]]] = [
         (record("R", k="string", n="int"), [{"k": "x", "n": 1}, {"k": "", "n": 2}]),
         (record("R", n="int", k="long"), [{"k": -7, "n": 1}]),
         (record("R", k=["null", "boolean"]), [{"k": True}, {"k": None}]),
@@ -187,14 +193,12 @@ def test_while_the_registry_is_away_what_is_known_is_ready_and_the_rest_is_not(
         assert read.prepare(batch, 0.0) == 2
         _, rest = batch.split(2)
         with pytest.raises(TransientError, match="registry"):
-            while True:
-                assert read.prepare(rest, PATIENCE_SECONDS) == 0
+            until_told(read, rest)
     assert values(read, *rest.values) == ["x", "x"]
     registry.always = status(401)
     other: RawBatch = batch_of([frame(registry.add("s9", json.dumps(schema)), payload)])
     with pytest.raises(ServiceError):
-        while True:
-            assert read.prepare(other, PATIENCE_SECONDS) == 0
+        until_told(read, other)
 
 
 def test_values_that_lead_to_one_table_have_one_key(registry: FakeRegistry) -> None:
