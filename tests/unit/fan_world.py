@@ -24,7 +24,10 @@ P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
 class FakeTopic:
-    """A topic in memory: the value of each record is its table. Stands for a broker."""
+    """A topic in memory: the value of each record is its table. Stands for a broker.
+
+    At a `.` there is no record, as at the marker that ends a transaction.
+    """
 
     def __init__(self, *partitions: str) -> None:
         self.records = [list(one) for one in partitions]
@@ -52,6 +55,8 @@ class FakeReader:
         self.assigned: list[Offsets] = []
         self.published: list[Offsets] = []
         self.paused = self.closed = False
+        #: How often it was asked for its lag.
+        self.looks = 0
         self._gaps: dict[TopicPartition, OffsetRange] = {}
 
     def inspect(self, timeout: float) -> TopicState:
@@ -75,6 +80,8 @@ class FakeReader:
             values = self.topic.records[tp.partition][: self.topic.end][
                 at : at + min(5, max_records)
             ]
+            if "." in values:
+                values = values[: values.index(".")]
             if values:
                 self.at[tp] = at + len(values)
                 offsets = np.arange(at, at + len(values), dtype=np.int64)
@@ -93,7 +100,14 @@ class FakeReader:
         return None
 
     def advance(self) -> Ranges:
-        return {}
+        passed: dict[TopicPartition, OffsetRange] = {}
+        for tp, at in self.at.items():
+            end = at
+            while self.topic.records[tp.partition][end : end + 1] == ["."]:
+                end += 1
+            if end > at:
+                self.at[tp], passed[tp] = end, OffsetRange(at, end)
+        return passed
 
     def gaps(self) -> Ranges:
         gaps, self._gaps = self._gaps, {}
@@ -115,6 +129,7 @@ class FakeReader:
         self.paused = False
 
     def lag(self) -> dict[TopicPartition, int]:
+        self.looks += 1
         return {tp: len(self.topic.records[tp.partition]) - at for tp, at in self.at.items()}
 
     def errors(self) -> tuple[Any, ...]:

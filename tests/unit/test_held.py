@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from k2i_tasks.errors import Component, IntegrityError, K2IError, ServiceError, TransientError
+from k2i_tasks.kafka import fan as fans
 from k2i_tasks.kafka.places import Places
 from tests.unit.fan_world import P0, PATIENCE_SECONDS, FakeTopic, Rig, awaited, places_of
 
@@ -49,6 +50,24 @@ def test_records_whose_table_cannot_be_told_wait_with_all_behind_them(tmp_path: 
         for run in runs:
             run.until_at(len(topic.records[0]))
             assert run.got == places_of(topic, run.key)
+
+
+def test_what_is_passed_meanwhile_does_not_hide_the_first_record_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fans, "LOOK_SECONDS", 0.0)
+    topic = FakeTopic("x..a")
+    with waiting(tmp_path, topic, AWAY) as rig:
+        awaited(lambda: rig.fan.held.note)
+        reader = rig.readers[0]
+        looks = reader.looks
+        awaited(lambda: reader.looks > looks + 5)
+        rig.unknown = set()
+        assert rig.found.wait(PATIENCE_SECONDS)
+        assert rig.places.start("x") == {P0: 0}
+        for key in "xa":
+            run = rig.run(key)
+            run.until(lambda run=run, key=key: run.got == places_of(topic, key))
 
 
 def test_a_drain_does_not_wait_for_what_cannot_be_told(tmp_path: Path) -> None:

@@ -126,6 +126,13 @@ def test_a_record_that_cannot_be_read_as_a_whole_has_no_value(registry: FakeRegi
     assert values(read, *some) == ["x", *[None] * 7, "x"]
 
 
+def test_of_a_key_that_is_twice_in_a_map_the_last_value_counts(registry: FakeRegistry) -> None:
+    schema = record("R", m={"type": "map", "values": "string"})
+    schema_id = registry.add("s", json.dumps(schema))
+    twice = frame(schema_id, b"\x04\x02k\x02x\x02k\x02y\x00")
+    assert values(reader(registry, "avro", "m.k"), twice) == ["y"]
+
+
 def test_protobuf_fields_of_every_type_that_may_be_a_name(registry: FakeRegistry) -> None:
     from google.protobuf import message_factory
 
