@@ -65,9 +65,11 @@ def test_what_is_passed_meanwhile_does_not_hide_the_first_record_of_a_table(
         rig.unknown = set()
         assert rig.found.wait(PATIENCE_SECONDS)
         assert rig.places.start("x") == {P0: 0}
-        for key in "xa":
-            run = rig.run(key)
-            run.until(lambda run=run, key=key: run.got == places_of(topic, key))
+        first = rig.run("x")
+        first.until_at(4)
+        second = rig.run("a")
+        second.until_at(4)
+        assert (first.got, second.got) == ([(0, 0)], [(0, 3)])
 
 
 def test_a_drain_does_not_wait_for_what_cannot_be_told(tmp_path: Path) -> None:
