@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from k2i_tasks import secrets
 from k2i_tasks.codecs.values import FieldValues, ValuesOf, coded, header_values
 from k2i_tasks.config import Config
 from k2i_tasks.config.plans import TableValues
@@ -128,7 +129,9 @@ class SharedTopics:
         # Others need none of it.
         from k2i_tasks.codecs.registered_values import RegisteredValues
 
-        schemas = schemas_of(config, self._resolved)
+        # An entry of `routing.tables` may have a login of its own.
+        own = config is not self._config
+        schemas = schemas_of(config, secrets.opened(config) if own else self._resolved)
         assert schemas is not None
         values = RegisteredValues(
             kind.type,

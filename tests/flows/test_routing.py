@@ -29,18 +29,25 @@ def commits(live: Live) -> int:
     )
 
 
-@pytest.mark.timeout(600)
-def test_the_flow_deals_one_topic_out_and_goes_on_while_its_server_is_gone(
-    live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: Path
-) -> None:
+@pytest.fixture
+def kinds(live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: Path) -> Kinds:
+    """A topic with events of three kinds, and a server."""
     rest_catalog.clear_faults()
     live.start()
     world = World(tmp_path, kafka_bootstrap, rest_catalog)
+    found = Kinds(world, world.topic("events"))
+    world.routing(BY_KIND)
+    found.write(300, *NAMES)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_the_flow_deals_one_topic_out_and_goes_on_while_its_server_is_gone(
+    live: Live, kinds: Kinds
+) -> None:
+    world = kinds.world
     world.program.tracked = True
     world.program.environ |= client_environ(live)
-    kinds = Kinds(world, world.topic("events"))
-    world.routing(BY_KIND)
-    kinds.write(300, *NAMES)
     with running(world.program) as run:
         run.until_logged("shown in Prefect")
         # The first ones were not waited for.
@@ -80,14 +87,9 @@ print(ingest(sys.argv[1], port, return_state=True).name)
 
 @pytest.mark.timeout(600)
 def test_the_deployed_flow_runs_all_tables_and_ends_drained(
-    live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: Path
+    live: Live, kinds: Kinds, tmp_path: Path
 ) -> None:
-    rest_catalog.clear_faults()
-    live.start()
-    world = World(tmp_path, kafka_bootstrap, rest_catalog)
-    kinds = Kinds(world, world.topic("events"))
-    world.routing(BY_KIND)
-    kinds.write(300, *NAMES)
+    world = kinds.world
     log, port = tmp_path / "log.txt", free_port()
     with log.open("w") as output:
         process = subprocess.Popen(
