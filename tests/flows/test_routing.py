@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def commits(live: Live) -> int:
 
 
 @pytest.fixture
-def kinds(live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: Path) -> Kinds:
+def kinds(
+    live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: Path
+) -> Iterator[Kinds]:
     """A topic with events of three kinds, and a server."""
     rest_catalog.clear_faults()
     live.start()
@@ -38,7 +41,8 @@ def kinds(live: Live, kafka_bootstrap: str, rest_catalog: CatalogAt, tmp_path: P
     found = Kinds(world, world.topic("events"))
     world.routing(BY_KIND)
     found.write(300, *NAMES)
-    return found
+    yield found
+    live.server.stop()
 
 
 @pytest.mark.timeout(600)
