@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def sync(path: Path) -> None:
@@ -40,3 +44,36 @@ def replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             scratch.unlink()
     sync(path.parent)
+
+
+def take(path: Path) -> int:
+    """Takes the file at `path`, made if need be, for this process until the descriptor is closed.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: it cannot be made or locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def holder_of(path: Path) -> str:
+    """Who has taken the file at `path`, for people."""
+    try:
+        pid = path.read_text("ascii", "replace").strip()
+    except OSError:
+        pid = ""
+    return f"process {pid}" if pid.isdigit() else "another process"
+
+
+def checksum(body: Any) -> str:
+    """SHA-256 of what JSON holds, in hexadecimal; the order of members does not matter."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

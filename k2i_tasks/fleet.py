@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from typing import Protocol
 
 from k2i_tasks.calls import RetryPolicy, Tracker
@@ -21,7 +21,7 @@ from k2i_tasks.fleet_status import combined
 from k2i_tasks.ports import TrackerFactory
 from k2i_tasks.progress import Progress
 from k2i_tasks.runner import Runner
-from k2i_tasks.status import RunState, Status
+from k2i_tasks.status import ErrorNote, RunState, Status
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,12 @@ MISSED_LOOKS = 2
 STEP_SECONDS = 0.2
 #: How long a drain waits until tables that share a topic stand at the same offsets.
 SETTLE_SECONDS = 5.0
+#: How much longer than its own time-out the end of a run may take: `SETTLE_SECONDS` and what ends
+#: calls that are under way.
+END_SECONDS = 10.0
+#: How often it is told which tables a drain waits for.
+TOLD_SECONDS = 5.0
+NAMES_SHOWN = 8
 
 #: (route, tracker, bytes that it may buffer, number of tables) -> its run.
 Build = Callable[[Route, Tracker, int, int], Runner]
@@ -42,6 +48,7 @@ Build = Callable[[Route, Tracker, int, int], Runner]
 class Shared(Protocol):
     """What several runs read from."""
 
+    def errors(self) -> tuple[ErrorNote, ...]: ...
     def settle(self, timeout_seconds: float) -> None: ...
     def close(self) -> None: ...
 
@@ -178,6 +185,7 @@ class Fleet:
         buffer_bytes_max: bound of all buffers together, in bytes.
         discovery_seconds: time between two looks at the plan.
         policy: wait between a run that failed and the next.
+        drain_seconds: longest that the drain of all together may take, but for `END_SECONDS`.
         woken: set when the plan is worth a look at once.
         shared: what several runs read from, if they do.
         on_gone: told of each table whose run is over for good, as its topic is gone.
@@ -193,6 +201,7 @@ class Fleet:
         buffer_bytes_max: int,
         discovery_seconds: float,
         policy: RetryPolicy,
+        drain_seconds: float = 30.0,
         woken: threading.Event | None = None,
         shared: Shared | None = None,
         on_gone: Callable[[Route], None] | None = None,
@@ -203,6 +212,7 @@ class Fleet:
         self._buffer_bytes_max = buffer_bytes_max
         self._discovery_seconds = discovery_seconds
         self._policy = policy
+        self._drain_seconds = drain_seconds
         self._woken = woken or threading.Event()
         self._shared = shared
         self._on_gone = on_gone
@@ -218,6 +228,8 @@ class Fleet:
 
     def status(self) -> Status:
         """All tables as one, with each of them in `tables`. Any thread."""
+        for note in () if self._shared is None else self._shared.errors():
+            self._own.note_once(note)
         parts = tuple(run.status() for _, run in sorted(self._runs.items()))
         return combined(self._own.status(), parts, draining=self._drain_asked.is_set())
 
@@ -234,18 +246,21 @@ class Fleet:
         """Runs until drained; the final status. Blocks.
 
         Raises:
-            K2IError: Kafka could not be asked for its topics at the start, or a table had failed
-                when the drain came. What was not committed is read again by the next run.
+            K2IError: Kafka could not be asked for its topics at the start, a table had failed when
+                the drain came, or some took too long to end. What was not committed is read again
+                by the next run.
         """
         try:
             self._look(first=True)
             while self._awaited_look():
                 self._look(first=False)
         finally:
-            self._end()
+            late = self._end()
         for _, run in sorted(self._runs.items()):
             if run.error is not None:
                 raise run.error
+        if late is not None:
+            raise late
         return self.status()
 
     def _awaited_look(self) -> bool:
@@ -289,7 +304,7 @@ class Fleet:
                     self._on_gone(run.route)
         fresh = [route for name, route in wanted.items() if name not in self._runs]
         count = len(self._runs) + len(fresh)
-        share = max(1, self._buffer_bytes_max // max(1, count))
+        share = self._share(count)
         for run in self._runs.values():
             run.resize(share)
         for route in fresh:
@@ -301,11 +316,14 @@ class Fleet:
 
     def _builder(self, route: Route, count: int) -> Callable[[], Runner]:
         def build() -> Runner:
-            tables = max(1, len(self._runs))
-            share = max(1, self._buffer_bytes_max // tables)
-            return self._build(route, self.tracker, share, max(count, tables))
+            tables = len(self._runs)
+            return self._build(route, self.tracker, self._share(tables), max(count, tables))
 
         return build
+
+    def _share(self, tables: int) -> int:
+        """What one of so many tables may buffer, in bytes."""
+        return max(1, self._buffer_bytes_max // max(1, tables))
 
     def _tell(self, plan: Plan) -> None:
         """Says once why a topic is not read."""
@@ -317,17 +335,43 @@ class Fleet:
         if not (plan.routes or plan.refused or self._runs):
             log.warning("no topic, or none with records, is found yet: they are looked for again")
 
-    def _end(self) -> None:
-        """Drains all tables, and waits for the end of each: they have bounds of their own."""
+    def _end(self) -> K2IError | None:
+        """Drains all tables, and waits for the end of each, within one bound; what it has missed.
+
+        What is still at work then, in a call that does not come back, is left: its thread ends with
+        the process.
+        """
         self._own.state = RunState.DRAINING
+        deadline = self._clock.monotonic() + self._drain_seconds + END_SECONDS
         if self._shared is not None:
-            self._shared.settle(SETTLE_SECONDS)
-        runs: Sequence[TableRun] = tuple(self._runs.values())
-        for run in runs:
+            self._shared.settle(min(SETTLE_SECONDS, self._drain_seconds))
+        for run in self._runs.values():
             run.request_drain(self._drain_reason or "the run ends")
-        for run in runs:
-            while run.alive:
-                run.join(1.0)
+        late = self._joined(deadline)
         if self._shared is not None:
             self._shared.close()
-        self._own.state = RunState.STOPPED
+        if late is None:
+            self._own.state = RunState.STOPPED
+        else:
+            self._own.failed(late)
+        return late
+
+    def _joined(self, deadline: float) -> K2IError | None:
+        """Waits for the end of all runs, and tells which are awaited; None once all have ended."""
+        told = self._clock.monotonic() + TOLD_SECONDS
+        while alive := [name for name, run in sorted(self._runs.items()) if run.alive]:
+            now = self._clock.monotonic()
+            more = len(alive) - NAMES_SHOWN
+            names = ", ".join(alive[:NAMES_SHOWN]) + (f", and {more} more" if more > 0 else "")
+            if now >= deadline:
+                return K2IError(
+                    f"The drain of all tables did not end within {self._drain_seconds:.0f} s: "
+                    f"{names} did not.",
+                    remedy="Nothing is lost: the next run reads again what they had not committed.",
+                )
+            if now >= told:
+                told = now + TOLD_SECONDS
+                seconds = max(0.0, deadline - now)
+                log.warning("the drain waits, for %.0f s at most, for %s", seconds, names)
+            self._runs[alive[0]].join(min(TOLD_SECONDS, max(0.0, deadline - now)))
+        return None

@@ -13,6 +13,7 @@ from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy
 from k2i_tasks.clock import SystemClock
 from k2i_tasks.config import Config
+from k2i_tasks.config.model_kafka import Kafka
 from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.hot_tables import HotTables
 from k2i_tasks.iceberg.catalog import (
@@ -75,16 +76,7 @@ def build_runner(
     """
     resolved = secrets.opened(config)
     owner = uuid.uuid4().hex
-    kafka = config.kafka
-    source = source or KafkaSource(
-        consumer_settings(kafka, resolved, clients=clients),
-        kafka.topic,
-        poll_records_max=kafka.batch_size,
-        max_message_bytes=kafka.max_message_bytes,
-        watch_seconds=kafka.metadata_refresh_seconds,
-        accept_gaps=kafka.on_gap == "continue",
-        shared=kafka.assignment == "group",
-    )
+    source = source or open_source(config.kafka, config.kafka.topic, resolved, clients)
     conflicts = conflicts_of(config)
     decoders = Decoders(config, resolved, conflicts)
     journal = open_journal(config, metrics)
@@ -110,6 +102,26 @@ def build_runner(
         batch_prefix=owner[:12],
         upkeep_factory=upkeep_of(config, resolved, operations.lane, metrics, clock),
         buffer=None if hot is None else hot.buffer(config, resolved),
+    )
+
+
+def open_source(kafka: Kafka, topic: str, resolved: Mapping[str, str], clients: int) -> KafkaSource:
+    """What reads `topic`. Reaches nothing yet.
+
+    Args:
+        kafka: how.
+        topic: the topic.
+        resolved: plain secrets by the dotted name of their key.
+        clients: Kafka clients that share this process's memory.
+    """
+    return KafkaSource(
+        consumer_settings(kafka, resolved, clients=clients),
+        topic,
+        poll_records_max=kafka.batch_size,
+        max_message_bytes=kafka.max_message_bytes,
+        watch_seconds=kafka.metadata_refresh_seconds,
+        accept_gaps=kafka.on_gap == "continue",
+        shared=kafka.assignment == "group",
     )
 
 

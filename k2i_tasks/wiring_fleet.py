@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 
 from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy, Tracker
@@ -45,12 +45,12 @@ def build_fleet(
         K2IError: a secret cannot be read, or librdkafka refuses a setting.
     """
     routing, resolved = config.routing, secrets.opened(config)
-    names = TopicNames(consumer_settings(config.kafka, resolved))
+    known = _known_topics(config, resolved)
     woken = threading.Event()
     shared = SharedTopics(config, resolved, woken.set) if routing.by_value else None
 
     def planned(running: Set[str]) -> Plan:
-        topics = config.chosen_topics(names.ask(LOOK_SECONDS))
+        topics = known()
         if shared is None:
             return plan(config, topics, routing.max_tables, first=running)
         values, failed = shared.look(topics)
@@ -80,6 +80,7 @@ def build_fleet(
         policy=RetryPolicy(
             initial_seconds=RESTART_SECONDS, max_wait_seconds=float(routing.restart_seconds_max)
         ),
+        drain_seconds=config.run.drain_timeout_seconds,
         woken=woken,
         shared=shared,
         on_gone=None if hot is None else lambda route: hot.forget(route.table),
@@ -95,9 +96,14 @@ def configs_of(config: Config) -> list[Config]:
     """
     if not config.routing.enabled:
         return [config]
-    names = TopicNames(consumer_settings(config.kafka, secrets.opened(config)))
-    topics = config.chosen_topics(names.ask(LOOK_SECONDS))
+    topics = _known_topics(config, secrets.opened(config))()
     found = plan(config, topics, config.routing.max_tables, known_values(config, topics))
     for topic, why in found.refused.items():
         raise ConfigError(f"Topic {topic} has no table: {why}", field="routing")
     return [route.config for route in found.routes]
+
+
+def _known_topics(config: Config, resolved: Mapping[str, str]) -> Callable[[], list[str]]:
+    """What asks Kafka which topics there are to read. May block, and raise K2IError."""
+    names = TopicNames(consumer_settings(config.kafka, resolved))
+    return lambda: config.chosen_topics(names.ask(LOOK_SECONDS))

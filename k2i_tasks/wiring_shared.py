@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from k2i_tasks import secrets
 from k2i_tasks.codecs.values import FieldValues, ValuesOf, coded, header_values
 from k2i_tasks.config import Config
-from k2i_tasks.config.routes import Route, rules_of, target
+from k2i_tasks.config.plans import TableValues
+from k2i_tasks.config.routes import Route, dealing_config, rules_of, target, topic_folder
 from k2i_tasks.errors import K2IError
 from k2i_tasks.iceberg.state import SinkState
 from k2i_tasks.kafka.client import consumer_settings
@@ -21,12 +24,18 @@ from k2i_tasks.kafka.source import KafkaSource
 from k2i_tasks.kafka.start import start_offsets
 from k2i_tasks.kafka.state import TopicState
 from k2i_tasks.ports import Source
+from k2i_tasks.status import ErrorNote
 from k2i_tasks.types import Offsets, RawBatch
-from k2i_tasks.wiring import StartRule
+from k2i_tasks.wiring import StartRule, open_source
+from k2i_tasks.wiring_decoders import schemas_of
+
+#: As `kafka.held.Held` has it.
+Prepare = Callable[[RawBatch, float], int]
 
 #: Payload bytes that wait for all tables of a topic together, and for one at least.
 QUEUES_BYTES, QUEUE_BYTES_MIN = 64 << 20, 1 << 20
-PLACES_FILE = "tables.json"
+#: Tables' folders have a dot in their names.
+PLACES_FOLDER, PLACES_FILE = "routing", "tables.json"
 
 
 class SharedTopics:
@@ -46,16 +55,13 @@ class SharedTopics:
         self._on_found = on_found
         self._fans: dict[str, tuple[Fan, Places]] = {}
 
-    def look(
-        self, topics: Iterable[str]
-    ) -> tuple[dict[str, dict[str, str | None]], dict[str, str]]:
+    def look(self, topics: Iterable[str]) -> tuple[dict[str, TableValues], dict[str, str]]:
         """Reads `topics`, also those that are new or have failed. Does not block for long.
 
         Returns:
-            topic -> key of each table that is known -> a value that leads there; and topic -> why
-            it is not read.
+            topic -> its tables that are known; and topic -> why it is not read.
         """
-        found: dict[str, dict[str, str | None]] = {}
+        found: dict[str, TableValues] = {}
         failed: dict[str, str] = {}
         wanted = list(topics)
         for topic in wanted:
@@ -67,7 +73,7 @@ class SharedTopics:
             if fan.failure is not None:
                 failed[topic] = str(fan.failure)
             fan.ensure()
-            found[topic] = {key: place.value for key, place in places.all.items()}
+            found[topic] = places.values
         return found, failed
 
     def source(self, route: Route) -> Source:
@@ -84,6 +90,13 @@ class SharedTopics:
         """Where its table begins."""
         return _FoundRule(route.config, self._fans[route.topic][1], route.key)
 
+    def errors(self) -> tuple[ErrorNote, ...]:
+        """Why records wait, or did the last time, by topic. Any thread."""
+        notes = [(topic, fan.held.note) for topic, (fan, _) in tuple(self._fans.items())]
+        return tuple(
+            replace(note, message=f"{topic}: {note.message}") for topic, note in notes if note
+        )
+
     def settle(self, timeout_seconds: float) -> None:
         """Reads nothing more, and waits until the tables have what was read. Blocks at most so."""
         fans = [fan for fan, _ in self._fans.values()]
@@ -97,8 +110,37 @@ class SharedTopics:
         """Ends the reading. Blocks until it has ended."""
         for fan, _ in self._fans.values():
             fan.stop()
-        for fan, _ in self._fans.values():
+        for fan, places in self._fans.values():
             fan.close()
+            places.release()
+
+    def _values_of(self, topic: str) -> tuple[ValuesOf, Prepare | None]:
+        """What reads the values of a topic's records, and what has to be waited for before."""
+        routing = self._config.routing
+        if routing.by_header is not None:
+            return header_values(routing.by_header), None
+        assert routing.by_field is not None
+        config, path = dealing_config(self._config, topic), routing.by_field.split(".")
+        kind, limit = config.kafka.format, config.kafka.max_message_bytes
+        if kind.type not in ("avro", "protobuf"):
+            return FieldValues(
+                path, framed=kind.type == "jsonschema", max_message_bytes=limit
+            ), None
+        # Others need none of it.
+        from k2i_tasks.codecs.registered_values import RegisteredValues
+
+        # An entry of `routing.tables` may have a login of its own.
+        own = config is not self._config
+        schemas = schemas_of(config, secrets.opened(config) if own else self._resolved)
+        assert schemas is not None
+        values = RegisteredValues(
+            kind.type,
+            schemas,
+            path,
+            max_message_bytes=limit,
+            unknown_seconds=float(kind.cache_ttl_seconds),
+        )
+        return values, values.prepare
 
     def _opened(self, topic: str, clients: int) -> tuple[Fan, Places]:
         """Raises K2IError where the kept tables cannot be read, or a table has no name."""
@@ -107,8 +149,7 @@ class SharedTopics:
         config = self._config
         # So that there is a place for every record, whatever its value.
         target(config, topic, None)
-        places = Places(_file_of(config, topic), topic, rules_of(config))
-        values = _values_of(config)
+        values, prepare = self._values_of(topic)
 
         def key_of(value: str | None) -> str:
             return target(config, topic, value).key
@@ -117,48 +158,41 @@ class SharedTopics:
             return coded(values(batch), key_of)
 
         def open_reader() -> KafkaSource:
-            kafka = config.kafka
-            return KafkaSource(
-                consumer_settings(kafka, self._resolved, clients=clients),
-                topic,
-                poll_records_max=kafka.batch_size,
-                max_message_bytes=kafka.max_message_bytes,
-                watch_seconds=kafka.metadata_refresh_seconds,
-                accept_gaps=kafka.on_gap == "continue",
-            )
+            return open_source(config.kafka, topic, self._resolved, clients)
 
         def begin(state: TopicState) -> Offsets:
             return start_offsets(state, {}, None, config.kafka.auto_offset_reset)
 
+        places = Places.taken(places_file(config, topic), topic, rules_of(config, topic))
         dealing = Dealing(
             keys_of,
             key_of,
             begin,
             lambda: max(QUEUE_BYTES_MIN, QUEUES_BYTES // max(1, len(places.all))),
+            prepare,
         )
         fan = Fan(open_reader, places, dealing, on_found=self._on_found)
         self._fans[topic] = fan, places
         return fan, places
 
 
-def known_values(config: Config, topics: Iterable[str]) -> dict[str, dict[str, str | None]]:
+def known_values(config: Config, topics: Iterable[str]) -> dict[str, TableValues]:
     """Where records are dealt out by value: the tables of each topic that were found so far.
-
-    Returns:
-        topic -> key of each table -> a value that leads there.
 
     Raises:
         K2IError: what was kept of them cannot be read.
     """
-    found: dict[str, dict[str, str | None]] = {}
-    for topic in topics if config.routing.by_value else ():
-        places = Places(_file_of(config, topic), topic, rules_of(config))
-        found[topic] = {key: place.value for key, place in places.all.items()}
-    return found
+    if not config.routing.by_value:
+        return {}
+    return {
+        topic: Places(places_file(config, topic), topic, rules_of(config, topic)).values
+        for topic in topics
+    }
 
 
-def _file_of(config: Config, topic: str) -> Path:
-    return Path(config.transaction_log.log_dir) / "topics" / topic / PLACES_FILE
+def places_file(config: Config, topic: str) -> Path:
+    """Where the tables of a topic are kept."""
+    return topic_folder(config, topic) / PLACES_FOLDER / PLACES_FILE
 
 
 class _FoundRule(StartRule):
@@ -177,15 +211,3 @@ class _FoundRule(StartRule):
         start = self._places.start(self._key)
         # A partition that is not there came later: all its records did.
         return {tp: start.get(tp, 0) for tp in found}
-
-
-def _values_of(config: Config) -> ValuesOf:
-    routing, kafka = config.routing, config.kafka
-    if routing.by_header is not None:
-        return header_values(routing.by_header)
-    assert routing.by_field is not None
-    return FieldValues(
-        routing.by_field.split("."),
-        framed=kafka.format.type == "jsonschema",
-        max_message_bytes=kafka.max_message_bytes,
-    )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import pytest
 
@@ -80,7 +80,7 @@ class OwnDisk:
         done = self._run(script)
         assert done.returncode == 0, done.stderr
 
-    def __enter__(self) -> OwnDisk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

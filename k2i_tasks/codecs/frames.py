@@ -22,6 +22,8 @@ from k2i_tasks.types import RawBatch
 
 #: Bytes before the payload, or before the path of a message type.
 HEAD_BYTES = 5
+#: The first of them.
+MAGIC = b"\0"
 #: Message types that are nested deeper than this have no schema that compiles.
 PATH_MAX = 64
 

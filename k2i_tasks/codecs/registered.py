@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,6 +21,9 @@ from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.writers import Writers
 from k2i_tasks.errors import DecodeError
 from k2i_tasks.registry import Schemas, WriterSchema
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
 
 RegisteredDecoder = FramedDecoder | FramedJsonDecoder
 
@@ -86,13 +89,13 @@ def columns_of(format: str, schema: WriterSchema, message_type: str | None = Non
 
 
 def _json_columns(schema: WriterSchema, path: MessagePath) -> pa.Schema:
-    return json_schema_columns(_text(schema, "JSON"), schema.references)
+    return json_schema_columns(text_of(schema, "JSON"), schema.references)
 
 
 def _avro(schema: WriterSchema, path: MessagePath) -> PayloadDecoder:
     from k2i_tasks.codecs.avro import AvroDecoder
 
-    return AvroDecoder(_text(schema, "AVRO"), schema.references)
+    return AvroDecoder(text_of(schema, "AVRO"), schema.references)
 
 
 def _protobuf(
@@ -100,15 +103,25 @@ def _protobuf(
 ) -> PayloadDecoder:
     """The decoder of a message type, by its path or full name."""
     from k2i_tasks.codecs.protobuf import ProtobufDecoder
+
+    return ProtobufDecoder(message_of(schema, which), truncates=truncates)
+
+
+def message_of(schema: WriterSchema, which: MessagePath | str) -> Descriptor:
+    """The message type of `schema` by its path or full name. May block on a compiler.
+
+    Raises:
+        DecodeError: there is none, or the schema is of another format, or cannot be used.
+        TransientError: the compiler could not be run here and now.
+    """
     from k2i_tasks.codecs.protobuf_compile import compile_schema
     from k2i_tasks.codecs.protobuf_schema import message_at, message_named
 
-    file = compile_schema(_text(schema, "PROTOBUF"), schema.references)
-    kind = message_named(file, which) if isinstance(which, str) else message_at(file, which)
-    return ProtobufDecoder(kind, truncates=truncates)
+    file = compile_schema(text_of(schema, "PROTOBUF"), schema.references)
+    return message_named(file, which) if isinstance(which, str) else message_at(file, which)
 
 
-def _text(schema: WriterSchema, kind: str) -> str:
+def text_of(schema: WriterSchema, kind: str) -> str:
     """The schema's text.
 
     Raises:

@@ -1,5 +1,7 @@
 """The value of one header or JSON field of each record: what decides on the record's table.
 
+Fields of records with a schema are read by `registered_values`.
+
 A record's value depends on the record alone, whatever stands beside it: records may be read again,
 among others, and must then go where they went before.
 """
@@ -15,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2i_tasks.codecs.frames import HEAD_BYTES
+from k2i_tasks.codecs.frames import HEAD_BYTES, MAGIC
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
 from k2i_tasks.types import RawBatch
@@ -28,7 +30,8 @@ PART_BYTES = 32 << 20
 
 #: Of n records the value of each; None where there is none.
 Values = Sequence[str | None]
-ValuesOf = Callable[[RawBatch], Values]
+#: Gives `Values`, or an array of strings.
+ValuesOf = Callable[[RawBatch], Any]
 
 
 def header_values(name: str) -> ValuesOf:
@@ -50,6 +53,13 @@ def _header(headers: Any, name: str) -> str | None:
             except UnicodeDecodeError:
                 return None
     return None
+
+
+def bounded(texts: pa.Array) -> pa.Array:
+    """`texts`, strings, without those that are no values."""
+    lengths = pc.utf8_length(texts)
+    fits = pc.and_(pc.greater(lengths, 0), pc.less_equal(lengths, VALUE_CHARS_MAX))
+    return pc.if_else(fits, texts, pa.scalar(None, pa.string()))
 
 
 def _bounded(text: str) -> str | None:
@@ -80,7 +90,9 @@ class FieldValues:
     def __call__(self, raw: RawBatch) -> Values:
         texts = raw.values
         if self._framed:
-            texts = [None if text is None else text[HEAD_BYTES:] for text in texts]
+            texts = [
+                None if text is None or text[:1] != MAGIC else text[HEAD_BYTES:] for text in texts
+            ]
         page = Page(texts, self._max_message_bytes)
         found: list[str | None] = [None] * len(raw)
         records = page.records.tolist()
@@ -149,26 +161,24 @@ class _Number(str):
 
 
 def coded(
-    values: Values, key_of: Callable[[str | None], str]
+    values: Values | pa.Array, key_of: Callable[[str | None], str]
 ) -> tuple[npt.NDArray[np.int64], dict[str, str | None]]:
     """The key of each value, as an index into the keys.
 
     Args:
-        values: n values.
+        values: n values, or an array of n strings.
         key_of: called once for each distinct value.
 
     Returns:
         int64 [n], and for each key, in the order of their indices, a value that leads to it.
     """
+    texts = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+    encoded = texts.dictionary_encode(null_encoding="encode")
     found: dict[str, str | None] = {}
     places: dict[str, int] = {}
-    known: dict[str | None, int] = {}
-    codes = np.empty(len(values), np.int64)
-    for n, value in enumerate(values):
-        code = known.get(value)
-        if code is None:
-            key = key_of(value)
-            code = known[value] = places.setdefault(key, len(places))
-            found.setdefault(key, value)
-        codes[n] = code
-    return codes, found
+    codes: list[int] = []
+    for value in encoded.dictionary.to_pylist():
+        key = key_of(value)
+        codes.append(places.setdefault(key, len(places)))
+        found.setdefault(key, value)
+    return np.array(codes, np.int64)[encoded.indices.to_numpy()], found

@@ -59,8 +59,6 @@ def _routing(config: Config) -> Iterator[Problem]:
         yield "kafka.assignment", "must be all with [routing]: each topic has a run of its own"
     if routing.by_field and routing.by_header:
         yield "routing.by_header", "must not be given beside routing.by_field"
-    if routing.by_field and config.kafka.format.type in ("avro", "protobuf"):
-        yield "routing.by_field", "reads JSON payloads; of others take routing.by_header"
     if routing.value is not None and (routing.topic is None or not routing.by_value):
         yield "routing.value", "needs routing.topic, and routing.by_field or routing.by_header"
     for index, entry in enumerate(routing.tables):

@@ -95,7 +95,8 @@ class Routing(Section):
         native=True,
     )
     by_field: Text | None = setting(
-        "Member of JSON payloads whose value decides on the table too, nested ones as `a.b`.",
+        "Member of payloads, JSON, Avro or Protobuf, whose value decides on the table too; nested "
+        "ones as `a.b`.",
         None,
         native=True,
     )

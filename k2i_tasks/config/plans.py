@@ -10,6 +10,9 @@ from k2i_tasks.config.model import Config
 from k2i_tasks.config.routes import Route, config_of, name_of
 from k2i_tasks.errors import ConfigError
 
+#: Key of a table -> a value that leads there, None for records without one.
+TableValues = Mapping[str, str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -28,7 +31,7 @@ def plan(
     config: Config,
     topics: Iterable[str],
     tables_max: int,
-    values: Mapping[str, Mapping[str, str | None]] | None = None,
+    values: Mapping[str, TableValues] | None = None,
     first: Set[str] = frozenset(),
 ) -> Plan:
     """The tables of `topics`.
@@ -37,8 +40,7 @@ def plan(
         config: of the process, with `routing`.
         topics: those that are chosen.
         tables_max: most routes.
-        values: where records are dealt out by value: topic -> key of a table -> a value that leads
-            there.
+        values: where records are dealt out by value: topic -> its tables.
         first: names of routes that others give way to: those that run already.
     """
     wanted: list[tuple[str, str, str | None]] = []

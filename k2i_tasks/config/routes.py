@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,12 @@ _OF_ALL = (
 _REFERENCES = ("env:", "file:")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _DATABASE = ("iceberg", "database_name")
-#: Stands for a topic while settings are checked before there is one.
+_FORMAT = ("kafka", "format")
+#: Of 255 that file systems take.
+_FOLDER_CHARS_MAX = 240
+#: Stand for a topic and table while settings are checked before there is one.
 _ANY_TOPIC = "topic"
+_ANY_TABLE = "table"
 
 Changes = Mapping[tuple[str, ...], Any]
 
@@ -120,7 +125,7 @@ def config_of(config: Config, topic: str, value: str | None = None, key: str = "
     found = target(config, topic, value)
     database, _, table = (key or found.key).rpartition(".")
     # A log belongs to one table: under another name the topic begins another one.
-    folder = Path(config.transaction_log.log_dir) / "topics" / topic / f"{database}.{table}"
+    folder = topic_folder(config, topic) / _folder_name(f"{database}.{table}")
     changes = _changes(config, topic, table, folder)
     if found.entry is not None:
         entry, at = config.routing.tables[found.entry], f"routing.tables.{found.entry}"
@@ -129,16 +134,53 @@ def config_of(config: Config, topic: str, value: str | None = None, key: str = "
     return _derived(config, {**changes, _DATABASE: database})
 
 
-def rules_of(config: Config) -> str:
+def dealing_config(config: Config, topic: str) -> Config:
+    """What the records of `topic` are read by before their tables are known.
+
+    The first entry of `routing.tables` for all records of the topic may have changed their format.
+
+    Raises:
+        ConfigError: its settings are wrong.
+    """
+    for index, entry in enumerate(config.routing.tables):
+        if entry.value is None and re.fullmatch(entry.topic, topic):
+            at, places = f"routing.tables.{index}", {"topic": topic}
+            own = _own_changes(entry, at, places).items()
+            found = {path: value for path, value in own if path[:2] == _FORMAT}
+            if not found:
+                return config
+            plain = _changes(config, topic, _ANY_TABLE, Path(config.transaction_log.log_dir))
+            return _derived(config, {**plain, **found})
+    return config
+
+
+def topic_folder(config: Config, topic: str) -> Path:
+    """The part of the log folder that is about one topic.
+
+    A folder in it whose name has a dot is that of a table.
+    """
+    return Path(config.transaction_log.log_dir) / "topics" / topic
+
+
+def _folder_name(table: str) -> str:
+    """A name that a file system takes: a table's dotted name may be longer."""
+    if len(table) <= _FOLDER_CHARS_MAX:
+        return table
+    return f"{table[: _FOLDER_CHARS_MAX - 33]}.{hashlib.sha256(table.encode()).hexdigest()[:32]}"
+
+
+def rules_of(config: Config, topic: str) -> str:
     """What decides on the table of a record, as text that differs if anything of it does."""
-    routing, kafka = config.routing, config.kafka
+    routing, kafka = config.routing, dealing_config(config, topic).kafka
     entries = [
         [entry.topic, entry.value, entry.table_name, _database(config, entry)]
         for entry in routing.tables
     ]
     by = [routing.by_field, routing.by_header, routing.value_missing]
     # What is a value, too.
-    payload = [kafka.format.type == "jsonschema", kafka.max_message_bytes] * bool(routing.by_field)
+    kind = kafka.format.type
+    how = kind if kind in ("avro", "protobuf") else kind == "jsonschema"
+    payload = [how, kafka.max_message_bytes] * bool(routing.by_field)
     names = [config.iceberg.database_name, routing.table_name, routing.topic_pattern]
     return json.dumps([by, payload, names, entries])
 
@@ -198,7 +240,7 @@ def _check_settings(config: Config, entry: RoutedTables, at: str) -> None:
             raise ConfigError(what, field=field, remedy=remedy)
     own = _own_changes(entry, at, {"topic": _ANY_TOPIC, "value": "value"})
     try:
-        _derived(config, {**_changes(config, _ANY_TOPIC, "table", Path("log")), **own})
+        _derived(config, {**_changes(config, _ANY_TOPIC, _ANY_TABLE, Path("log")), **own})
     except ConfigError as error:
         raise ConfigError(f"{field}: {error.what}", field=field, remedy=error.remedy) from None
 

@@ -13,18 +13,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
-from k2i_tasks.errors import Component, IntegrityError, K2IError, TransientError
+from k2i_tasks.errors import Component, K2IError, TransientError
 from k2i_tasks.kafka.branch import Branch
-from k2i_tasks.kafka.dealing import Dealing, Reader
+from k2i_tasks.kafka.dealing import Dealing
 from k2i_tasks.kafka.feeds import Feed, Gap
 from k2i_tasks.kafka.front import Front
+from k2i_tasks.kafka.held import Held
 from k2i_tasks.kafka.places import Places
 from k2i_tasks.kafka.start import recreated
 from k2i_tasks.kafka.state import TopicState
+from k2i_tasks.kafka.stream import Reader
 from k2i_tasks.status import ErrorNote
 from k2i_tasks.types import Offsets, Ranges, RawBatch, TopicPartition
 
@@ -63,6 +65,8 @@ class Fan:
         self._open_reader = open_reader
         self._places = places
         self._dealing = dealing
+        #: What was read and cannot be dealt out yet.
+        self.held = Held(dealing.prepare)
         self._on_found = on_found
         #: Guards all that follows.
         self._changed = threading.Condition()
@@ -92,6 +96,7 @@ class Fan:
                 return
             self.failure, self._at, self._began = None, None, time.monotonic()
             self._front = Front()
+            self.held.forget()
             self._thread = threading.Thread(target=self._work, name="k2i-fan", daemon=True)
             self._thread.start()
 
@@ -281,18 +286,28 @@ class Fan:
                 reader.poll(1, 0.0)
                 continue
             if turns:
-                log.info("reading from %s", _shown(wanted))
+                places = [f"{tp}@{at}" for tp, at in sorted(wanted.items())[:8]]
+                log.info("reading from %s", " ".join(places))
                 reader.assign(wanted)
-            reader.resume()
-            batch = reader.poll(POLL_RECORDS, POLL_SECONDS)
+                self.held.forget()
+            read = self._poll(reader)
             gaps = reader.gaps()
             if gaps:
                 self._lose(gaps)
+            batch = self.held.ready(read, POLL_SECONDS)
             if batch is not None:
                 self._deal(batch)
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + LOOK_SECONDS
                 self._look(reader)
+
+    def _poll(self, reader: Reader) -> RawBatch | None:
+        """What is next in the topic; while something is held, only keeps the client alive."""
+        if self.held.waiting:
+            reader.pause()
+            return reader.poll(1, 0.0)
+        reader.resume()
+        return reader.poll(POLL_RECORDS, POLL_SECONDS)
 
     def _live(self) -> dict[str, Feed]:
         return {k: one for k, one in self._feeds.items() if not one.behind and not one.failure}
@@ -311,24 +326,12 @@ class Fan:
         if not feeds or (gathering and not complete):
             return None
         if self._places.ruled_anew:
-            self._accept_rules(feeds, complete=complete)
+            stand = [feed.expected for feed in feeds.values()]
+            self._places.accept_rules(self._dealing.key_of, stand, complete=complete)
         wanted = self._front.wanted(feeds, self._at or {}, self._ends)
         if self._at is None and self._places.begun is not None:
             return {tp: min(at, wanted.get(tp, at)) for tp, at in {**wanted, **begin}.items()}
         return wanted
-
-    def _accept_rules(self, feeds: Mapping[str, Feed], *, complete: bool) -> None:
-        offsets = [feed.expected for feed in feeds.values()]
-        whole = complete and self._places.begun is None
-        if not whole or any(one != offsets[0] for one in offsets):
-            raise IntegrityError(
-                "What decides on the tables of records was changed while the tables stand at "
-                "different offsets: some records would be in two tables, or in none.",
-                component=Component.KAFKA,
-                remedy="Run it with the settings from before, let all tables catch up, and end it "
-                "by a drain. Then change them.",
-            )
-        self._places.accept_rules(self._dealing.key_of)
 
     def _full(self) -> bool:
         """Whether some branch has no room; one that the others need not wait for is left behind."""
@@ -371,7 +374,9 @@ class Fan:
 
     def _look(self, reader: Reader) -> None:
         """Positions without records, the ends of the partitions, new partitions."""
-        passed, added, lag = reader.advance(), reader.new_partitions(), reader.lag()
+        # What is held stands before whatever positions have moved to since.
+        passed = {} if self.held.waiting else reader.advance()
+        added, lag = reader.new_partitions(), reader.lag()
         with self._changed:
             self._move({tp: span.end for tp, span in passed.items()})
             assert self._at is not None
@@ -380,7 +385,7 @@ class Fan:
                 feed.move(passed)
                 known = feed.expected.keys() | feed.added.keys()
                 feed.added.update({tp: 0 for tp in self._at if tp not in known})
-            self._ends = {tp: self._at.get(tp, 0) + waiting for tp, waiting in lag.items()}
+            self._ends = self.held.ends(self._at, lag)
             if passed or added:
                 self._changed.notify_all()
         dealt, ends = self._front.dealt, self._first_ends.items()
@@ -392,7 +397,3 @@ class Fan:
         assert self._at is not None
         self._at.update(offsets)
         self._front.reached(offsets)
-
-
-def _shown(offsets: Offsets) -> str:
-    return " ".join(f"{tp}@{offset}" for tp, offset in sorted(offsets.items())[:8])

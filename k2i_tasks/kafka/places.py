@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from k2i_tasks.durable import replace
+from k2i_tasks.durable import checksum, holder_of, replace, take
 from k2i_tasks.errors import Component, IntegrityError, ServiceError
 from k2i_tasks.types import Offsets, TopicPartition
 
 _FORMAT = 1
 #: Tables of one topic: a value that is never the same must not make tables without an end.
 TABLES_MAX = 10_000
+#: Beside the file; by it one process keeps others off.
+LOCK_NAME = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Place:
 
 class Places:
     """The tables of one topic by key, on disk. For one thread; `all` for any.
+
+    Only who has taken the file, see `taken`, may change it.
 
     Args:
         path: the file; made with the first table.
@@ -59,12 +63,52 @@ class Places:
         self.begun: Mapping[int, int] | None = None
         #: Whether other rules decided until now.
         self.ruled_anew = False
+        self._lock: int | None = None
         self._read()
+
+    @classmethod
+    def taken(cls, path: Path, topic: str, rules: str) -> Places:
+        """As the class, and for this process alone until `release`. May block on the disk.
+
+        Raises:
+            ServiceError: another process has it.
+        """
+        lock = path.with_name(LOCK_NAME)
+        try:
+            descriptor = take(lock)
+        except BlockingIOError as error:
+            raise ServiceError(
+                f"The records of topic {topic} are dealt out by {holder_of(lock)}, which works in "
+                f"{path.parent}, too.",
+                component=Component.WAL,
+                remedy="Stop that process, or set transaction_log.log_dir to a folder of this "
+                "run's own.",
+            ) from error
+        except OSError as error:
+            raise _failed(lock, "locked", error) from error
+        try:
+            found = cls(path, topic, rules)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        found._lock = descriptor
+        return found
+
+    def release(self) -> None:
+        """Lets other processes have it. Idempotent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def all(self) -> Mapping[str, Place]:
         """Every table by its key, in the order they were found."""
         return self._known
+
+    @property
+    def values(self) -> dict[str, str | None]:
+        """Of each table a value that leads there."""
+        return {key: place.value for key, place in self._known.items()}
 
     def start(self, key: str) -> dict[TopicPartition, int]:
         """Where to begin with a table that records nothing yet.
@@ -113,7 +157,9 @@ class Places:
         added = {key: Place(value, start) for key, value in found.items()}
         self._write({**self._known, **added})
 
-    def accept_rules(self, key_of: Callable[[str | None], str]) -> None:
+    def accept_rules(
+        self, key_of: Callable[[str | None], str], offsets: Sequence[Offsets], *, complete: bool
+    ) -> None:
         """From now on the rules are those that were given. May block.
 
         Tables that no known value leads to any more are left; should another value lead there,
@@ -121,7 +167,20 @@ class Places:
 
         Args:
             key_of: a value -> key of its table, by these rules.
+            offsets: where each table stands, one or more.
+            complete: whether those are all tables.
+
+        Raises:
+            IntegrityError: they stand at different offsets.
         """
+        if not complete or self.begun is not None or any(one != offsets[0] for one in offsets):
+            raise IntegrityError(
+                "What decides on the tables of records was changed while the tables stand at "
+                "different offsets: some records would be in two tables, or in none.",
+                component=Component.KAFKA,
+                remedy="Run it with the settings from before, let all tables catch up, and end it "
+                "by a drain. Then change them.",
+            )
         known = self._known.items()
         self._write({key: place for key, place in known if key_of(place.value) == key})
         self.ruled_anew = False
@@ -132,11 +191,11 @@ class Places:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._failed("read", error) from error
+            raise _failed(self._path, "read", error) from error
         try:
             whole = json.loads(text)
             body = whole["body"]
-            if whole["format"] != _FORMAT or whole["sha256"] != _checksum(body):
+            if whole["format"] != _FORMAT or whole["sha256"] != checksum(body):
                 raise ValueError
             known = {
                 key: Place(value, {int(number): int(at) for number, at in start.items()})
@@ -161,19 +220,12 @@ class Places:
         if self.begun is not None:
             begun = {str(number): at for number, at in self.begun.items()}
         body = {"topic": self._topic, "rules": self._rules, "tables": tables, "begun": begun}
-        whole = {"format": _FORMAT, "sha256": _checksum(body), "body": body}
+        whole = {"format": _FORMAT, "sha256": checksum(body), "body": body}
         try:
             replace(self._path, json.dumps(whole).encode())
         except OSError as error:
-            raise self._failed("written", error) from error
+            raise _failed(self._path, "written", error) from error
         self._known = known
-
-    def _failed(self, what: str, error: OSError) -> ServiceError:
-        return ServiceError(
-            f"The file {self._path} cannot be {what}: {error.strerror}.",
-            component=Component.WAL,
-            remedy="Look after the disk and the rights on the folder.",
-        )
 
     def _refused(self, why: str) -> IntegrityError:
         return IntegrityError(
@@ -184,5 +236,9 @@ class Places:
         )
 
 
-def _checksum(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _failed(path: Path, what: str, error: OSError) -> ServiceError:
+    return ServiceError(
+        f"The file {path} cannot be {what}: {error.strerror}.",
+        component=Component.WAL,
+        remedy="Look after the disk and the rights on the folder.",
+    )

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from k2i_tasks.durable import replace
+from k2i_tasks.durable import checksum, replace
 from k2i_tasks.registry.model import WriterSchema
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,9 @@ def _body(schema: WriterSchema) -> dict[str, Any]:
     }
 
 
-def _checksum(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
 def _text(schema: WriterSchema) -> bytes:
     body = _body(schema)
-    whole = {"format": _FORMAT, "sha256": _checksum(body), "schema": body}
+    whole = {"format": _FORMAT, "sha256": checksum(body), "schema": body}
     return json.dumps(whole).encode()
 
 
@@ -84,7 +80,7 @@ def _parsed(text: bytes) -> WriterSchema | None:
     try:
         whole = json.loads(text)
         body = whole["schema"]
-        if whole["format"] != _FORMAT or whole["sha256"] != _checksum(body):
+        if whole["format"] != _FORMAT or whole["sha256"] != checksum(body):
             return None
         references = dict(body["references"])
         return WriterSchema(body["id"], body["kind"], body["text"], references)

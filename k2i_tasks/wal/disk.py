@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from k2i_tasks.durable import holder_of
 from k2i_tasks.errors import Component, K2IError, ServiceError
 from k2i_tasks.wal.entries import WalFullError, WalLockedError
 
@@ -127,7 +128,7 @@ def lock_folder(disk: Disk, folder: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ServiceError as error:
         try:
-            raise _held(folder, descriptor, error) from error
+            raise _held(folder, error) from error
         finally:
             disk.close(descriptor)
     try:
@@ -140,12 +141,10 @@ def lock_folder(disk: Disk, folder: Path) -> int:
     return descriptor
 
 
-def _held(folder: Path, descriptor: int, error: ServiceError) -> K2IError:
+def _held(folder: Path, error: ServiceError) -> K2IError:
     if not isinstance(error.__cause__, BlockingIOError):
         return error
-    holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-    who = f"process {holder}" if holder.isdigit() else "another process"
     return WalLockedError(
-        f"The write-ahead log in {folder} is in use by {who}.",
+        f"The write-ahead log in {folder} is in use by {holder_of(folder / LOCK_NAME)}.",
         remedy="Stop that process, or set transaction_log.log_dir to a folder of this run's own.",
     )

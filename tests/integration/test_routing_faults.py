@@ -182,7 +182,7 @@ def test_a_lost_file_is_made_again(world: World) -> None:
     with running(world.program) as run:
         kinds.until_read(run)
         run.kill()
-    file = world.program.folder / "wal" / "topics" / topic / "tables.json"
+    file = world.program.folder / "wal" / "topics" / topic / "routing" / "tables.json"
     text = file.read_text()
     file.write_text(text[:-5])
     with running(world.program) as run:

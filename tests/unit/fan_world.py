@@ -24,7 +24,10 @@ P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
 class FakeTopic:
-    """A topic in memory: the value of each record is its table. Stands for a broker."""
+    """A topic in memory: the value of each record is its table. Stands for a broker.
+
+    At a `.` there is no record, as at the marker that ends a transaction.
+    """
 
     def __init__(self, *partitions: str) -> None:
         self.records = [list(one) for one in partitions]
@@ -52,6 +55,8 @@ class FakeReader:
         self.assigned: list[Offsets] = []
         self.published: list[Offsets] = []
         self.paused = self.closed = False
+        #: How often it was asked for its lag.
+        self.looks = 0
         self._gaps: dict[TopicPartition, OffsetRange] = {}
 
     def inspect(self, timeout: float) -> TopicState:
@@ -75,6 +80,8 @@ class FakeReader:
             values = self.topic.records[tp.partition][: self.topic.end][
                 at : at + min(5, max_records)
             ]
+            if "." in values:
+                values = values[: values.index(".")]
             if values:
                 self.at[tp] = at + len(values)
                 offsets = np.arange(at, at + len(values), dtype=np.int64)
@@ -93,7 +100,14 @@ class FakeReader:
         return None
 
     def advance(self) -> Ranges:
-        return {}
+        passed: dict[TopicPartition, OffsetRange] = {}
+        for tp, at in self.at.items():
+            end = at
+            while self.topic.records[tp.partition][end : end + 1] == ["."]:
+                end += 1
+            if end > at:
+                self.at[tp], passed[tp] = end, OffsetRange(at, end)
+        return passed
 
     def gaps(self) -> Ranges:
         gaps, self._gaps = self._gaps, {}
@@ -115,6 +129,7 @@ class FakeReader:
         self.paused = False
 
     def lag(self) -> dict[TopicPartition, int]:
+        self.looks += 1
         return {tp: len(self.topic.records[tp.partition]) - at for tp, at in self.at.items()}
 
     def errors(self) -> tuple[Any, ...]:
@@ -138,6 +153,9 @@ class Rig:
         self.kept: list[set[str]] = []
         self.places = Places(folder / "tables.json", "t", rules)
         self.limit = 1_000_000
+        #: Values whose tables cannot be told yet, and what is said of it.
+        self.unknown: set[str] = set()
+        self.away: K2IError | None = None
         #: Value -> its table, where that has another name.
         self.renamed: dict[str, str] = {}
         dealing = Dealing(
@@ -145,12 +163,21 @@ class Rig:
             self.key_of,
             lambda state: {TopicPartition("t", n): m.low for n, m in state.partitions.items()},
             lambda: self.limit,
+            self._prepare,
         )
         self.readers: list[FakeReader] = []
         self.fan = Fan(self._open, self.places, dealing, on_found=self._on_found)
 
     def key_of(self, value: str | None) -> str:
         return self.renamed.get(value or "", value or "")
+
+    def _prepare(self, raw: RawBatch, timeout: float) -> int:
+        values = [(value or b"").decode() for value in raw.values]
+        count = next((n for n, value in enumerate(values) if value in self.unknown), len(raw))
+        if count == 0 and self.away is not None and len(raw):
+            time.sleep(min(timeout, 0.001))
+            raise self.away
+        return count
 
     def _on_found(self) -> None:
         self.kept.append(set(Places(self.path, "t", "rules").all))

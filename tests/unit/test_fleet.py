@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from k2i_tasks import fleet as fleets
 from k2i_tasks.calls import InlineTracker, RetryPolicy, Tracker
 from k2i_tasks.clock import SystemClock
 from k2i_tasks.config.plans import Plan
@@ -33,6 +34,8 @@ class FakeRunner:
     def __init__(self, topic: str, error: Exception | None) -> None:
         self.progress = Progress(topic, f"d.{topic}", 1, SystemClock())
         self.sizes: list[int] = []
+        #: Set by a test: the drain is not heard.
+        self.stuck = False
         self._error = error
         self._drain = threading.Event()
 
@@ -49,7 +52,8 @@ class FakeRunner:
         return self.progress.status()
 
     def request_drain(self, _reason: str) -> None:
-        self._drain.set()
+        if not self.stuck:
+            self._drain.set()
 
     def resize(self, buffer_bytes: int) -> None:
         self.sizes.append(buffer_bytes)
@@ -76,6 +80,7 @@ class Rig:
             discovery_seconds=0.005,
             policy=FAST,
             on_gone=lambda route: self.gone.append(route.topic),
+            drain_seconds=0.1,
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -160,6 +165,29 @@ def test_a_run_that_has_failed_at_the_end_is_told_and_stops_no_drain() -> None:
         outcome = rig.end()
     assert isinstance(outcome, ServiceError)
     assert rig.built["good"][0].progress.state is RunState.STOPPED
+
+
+def test_the_drain_of_all_has_one_bound_and_names_what_did_not_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fleets, "END_SECONDS", 0.2)
+    monkeypatch.setattr(fleets, "TOLD_SECONDS", 0.05)
+    with Rig("good", "stuck", "too") as rig:
+        rig.until_states(good=RUNNING, stuck=RUNNING, too=RUNNING)
+        stuck = [rig.built[name][0] for name in ("stuck", "too")]
+        for one in stuck:
+            one.stuck = True
+        began = time.monotonic()
+        outcome = rig.end()
+        assert time.monotonic() - began < PATIENCE_SECONDS / 2
+        assert isinstance(outcome, K2IError)
+        assert "stuck, too did not" in str(outcome)
+        assert rig.built["good"][0].progress.state is RunState.STOPPED
+        assert "for stuck, too" in caplog.text
+        assert rig.fleet.status().state is RunState.FAILED
+        for one in stuck:
+            one.stuck = False
+            one.request_drain("")
 
 
 def test_a_run_that_fails_for_a_topic_that_is_gone_is_let_go_and_its_share_with_it() -> None:

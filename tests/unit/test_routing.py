@@ -9,8 +9,10 @@ import pytest
 
 from k2i_tasks.config import Config, load_config
 from k2i_tasks.config.plans import Plan, plan
-from k2i_tasks.config.routes import rules_of, target
+from k2i_tasks.config.routes import dealing_config, rules_of, target
 from k2i_tasks.errors import ConfigError
+from k2i_tasks.kafka.places import Places
+from k2i_tasks.wiring_shared import places_file
 
 BASE: dict[str, Any] = {
     "kafka.bootstrap_servers": ["127.0.0.1:9092"],
@@ -232,6 +234,10 @@ def test_what_runs_already_gives_way_to_nothing_new() -> None:
     assert list(tables(found)) == ["a_x"]
 
 
+def framed(kind: str) -> dict[str, str]:
+    return {"type": kind, "schema_registry_url": "http://127.0.0.1:1"}
+
+
 def by_field(**changes: Any) -> Config:
     routing: dict[str, Any] = {"topics": ["t"], "by_field": "kind", "table_name": "{value}"}
     overrides = {f"routing.{key}": value for key, value in routing.items()}
@@ -259,11 +265,63 @@ def test_a_table_found_by_other_rules_stays_the_table_that_it_was() -> None:
             "kafka.format.type": "jsonschema",
             "kafka.format.schema_registry_url": "http://127.0.0.1:1",
         },
+        {"kafka.format.type": "avro", "kafka.format.schema_registry_url": "http://127.0.0.1:1"},
+        {
+            "routing.tables": [
+                {"topic": "t", "settings": {"kafka.format": framed("protobuf")}},
+            ]
+        },
     ],
 )
 def test_whatever_decides_on_a_records_table_is_a_rule(changes: dict[str, Any]) -> None:
-    assert rules_of(by_field(**changes)) != rules_of(by_field())
-    assert rules_of(by_field(**{"buffer.max_size_mb": 99})) == rules_of(by_field())
+    assert rules_of(by_field(**changes), "t") != rules_of(by_field(), "t")
+    assert rules_of(by_field(**{"buffer.max_size_mb": 99}), "t") == rules_of(by_field(), "t")
+
+
+def test_fields_are_read_by_the_format_of_all_records_of_a_topic() -> None:
+    url = {"kafka.format.schema_registry_url": "http://127.0.0.1:1"}
+    entries = [
+        # The value is not known before the record was read.
+        {"topic": "t", "value": "x", "settings": {"kafka.format.type": "raw"}},
+        {"topic": "t|u", "settings": {"kafka.format.type": "avro", "buffer.encode_rows": 5_000}},
+        {"topic": "u", "settings": {"kafka.format.type": "protobuf"}},
+    ]
+    config = by_field(**{"routing.tables": entries}, **url)
+    kinds = [dealing_config(config, topic).kafka.format.type for topic in "tuv"]
+    assert kinds == ["avro", "avro", "json"]
+    assert dealing_config(config, "t").buffer == config.buffer
+    assert dealing_config(config, "v") is config
+
+
+@pytest.mark.parametrize(
+    ("topic", "database", "table"),
+    [
+        ("t" * 249, "d" * 128, "t" * 128),
+        ("t" * 249, ".".join(["d" * 128] * 8), "t" * 128),
+        ("t", "tables", "json"),
+        ("t", "routing", "tables"),
+    ],
+)
+def test_whatever_topic_and_table_are_called_there_is_a_folder_of_its_own(
+    tmp_path: Path, topic: str, database: str, table: str
+) -> None:
+    config = by_field(
+        **{
+            "routing.topics": [topic],
+            "transaction_log.log_dir": str(tmp_path),
+            "iceberg.database_name": database,
+        }
+    )
+    keys = {f"{database}.{table}": table, f"{database}.{table[:-1]}x": "x"}
+    routes = plan(config, [topic], 9, {topic: keys}).routes
+    folders = [Path(route.config.transaction_log.log_dir) for route in routes]
+    assert len(set(folders)) == 2
+    places = Places.taken(places_file(config, topic), topic, "rules")
+    places.add(keys, {})
+    for folder in folders:
+        folder.mkdir(parents=True)
+    places.add({"more": "more"}, {})
+    places.release()
 
 
 def test_records_whose_value_gives_no_name_go_to_the_table_of_those_without_one() -> None:
