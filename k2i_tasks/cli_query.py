@@ -157,9 +157,10 @@ def _result(config: Config, sql: str, part: Part, rows_max: int | None) -> Query
             result = _of_flow(flow, sql, part, rows_max, set(table_sources(config)))
         if result is not None:
             return result
+    committed = run_query(sql, table_sources(config), rows_max=rows_max)
     if part != "cold":
-        print("The committed table alone is read.", file=sys.stderr)
-    return run_query(sql, table_sources(config), rows_max=rows_max)
+        print("The committed table alone was read.", file=sys.stderr)
+    return committed
 
 
 def _of_flow(

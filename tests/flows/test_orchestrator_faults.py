@@ -100,6 +100,8 @@ def outage(live: Live, world: World, away_seconds: float) -> None:
     """A run that flushes all through a server's death and return, attached to one flow run."""
     # An answer counts as fresh for 12.5 s: a flow run no older than that may end in the outage.
     world.program.environ["K2I_PREFECT_GENERATION_SECONDS"] = "15"
+    # The table is asked for the time of each commit.
+    world.program.environ["K2I_MAINTENANCE_SNAPSHOTS_KEPT"] = "1000"
     with running(world.program) as run:
         with Stream(world):
             run.until_logged("shown in Prefect")
