@@ -1,8 +1,8 @@
 """The process that evaluates queries: it has no secrets, no files, no network, and can be killed.
 
 Polars has no limit of memory, and neither stops when it is told to (measured, ADR 12). So a query
-runs here, of low priority, and the process ends once it has taken too much memory. Once everything is loaded, no file
-can be opened any more. What a table holds is asked of the run, batch by batch.
+runs here, of low priority, and the process ends once it has taken too much memory. Once everything
+is loaded, no file can be opened any more. What a table holds is asked of the run, batch by batch.
 """
 
 from __future__ import annotations
