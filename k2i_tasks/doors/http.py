@@ -206,12 +206,8 @@ class _Request(BaseHTTPRequestHandler):
         except Exception:
             log.exception("a question over HTTP failed")
             if not begun:
-                self._refuse(
-                    Refused(
-                        HTTPStatus.INTERNAL_SERVER_ERROR,
-                        "Internal error; the run's log has more.",
-                    )
-                )
+                status = HTTPStatus.INTERNAL_SERVER_ERROR
+                self._refuse(Refused(status, "Internal error; the run's log has more."))
 
     def _asked(self) -> Ask:
         self._check()
