@@ -219,7 +219,7 @@ class Client:
                 yield rows.replace_schema_metadata(None)
 
     def tables(self) -> dict[str, pa.Schema]:
-        """Columns of each table of the flow, by its full name. Blocks."""
+        """Columns of each table by its full name; none of one where they are not known. Blocks."""
         with _translated(self._flight, self.address):
             found = list(self._client.list_flights(options=self._options()))
             return {one.descriptor.path[0].decode(): one.schema for one in found}

@@ -185,6 +185,8 @@ def _rows(found: Mapping[str, Any]) -> Rows:
         raise _wrong("columns must be a list of names")
     if len(columns) > COLUMNS_MAX:
         raise _wrong(f"names more than {COLUMNS_MAX} columns")
+    if len(set(columns)) < len(columns):
+        raise _wrong("names a column twice")
     where = found.get("where") or []
     if not isinstance(where, list) or len(where) > CONDITIONS_MAX:
         raise _wrong(f"where must be a list of at most {CONDITIONS_MAX} conditions")
@@ -196,7 +198,8 @@ def _condition(found: Any) -> Condition:
     if not isinstance(found, list) or not 2 <= len(found) <= 3:
         raise _wrong("a condition must be [column, operator, value]")
     column, operator, *rest = found
-    if not isinstance(column, str) or operator not in OPERATORS:
+    known = isinstance(operator, str) and operator in OPERATORS
+    if not isinstance(column, str) or not known:
         raise _wrong(f"a condition's operator must be one of: {', '.join(sorted(OPERATORS))}")
     value = rest[0] if rest else None
     if operator.startswith("is "):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -116,9 +117,18 @@ class QueryService:
             self._flight = FlightDoor(self._engine, query.host, query.flight_port, tokens, pair)
             self._http = HttpDoor(self._engine, query.host, query.http_port, tokens, context)
             self._http.start()
-            self._published = discovery.publish(
-                self._folder, self._flight.url, self._http.url, local
-            )
+            other = discovery.running(self._folder)
+            if other is None or other.pid == os.getpid():
+                self._published = discovery.publish(
+                    self._folder, self._flight.url, self._http.url, local
+                )
+            else:
+                log.warning(
+                    "process %d is found by %s already: this run can be asked by its ports and "
+                    "query.tokens alone; give each run a folder of its own (run.data_dir)",
+                    other.pid,
+                    self._folder / discovery.NAME,
+                )
         log.info("queries: %s, %s/query", self._flight.url, self._http.url)
 
     def stop(self) -> None:

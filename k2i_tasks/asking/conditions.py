@@ -92,10 +92,13 @@ def typed(value: Scalar | None, kind: Any) -> Any:
     return None
 
 
-def _in_zone(moment: datetime, zone: str | None) -> datetime:
-    if zone is None:
-        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+def _in_zone(moment: datetime, zone: str | None) -> datetime | None:
+    """In UTC, as all that is stored with a zone; None for what is beyond the calendar there."""
+    try:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        return None
+    return moment.replace(tzinfo=None) if zone is None else moment
 
 
 def pushed(predicate: pl.Expr, schema: Mapping[str, Any]) -> list[Condition]:

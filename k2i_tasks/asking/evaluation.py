@@ -150,7 +150,7 @@ class Evaluation:
         )
 
     def _worn(self, told: Mapping[str, Any]) -> bool:
-        return bool(told["grown"] > self._limits.memory_bytes_max * WORN)
+        return bool(told["grown"] > WORN)
 
     def _gone(self) -> K2IError:
         """The worker is gone: it was stopped, or it ran out of memory."""

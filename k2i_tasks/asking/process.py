@@ -29,7 +29,7 @@ class Worker:
     """One process, for one query at a time.
 
     Args:
-        memory_bytes_max: address space that a query may take on top of what the process has.
+        memory_bytes_max: memory that a query may take on top of what the process has.
         nice: priority below that of this process.
     """
 
@@ -122,6 +122,8 @@ class Workers:
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
         self._closed = False
+        #: Tidies when nobody asks any more.
+        self._timer: threading.Timer | None = None
 
     def take(self) -> tuple[Worker, bool]:
         """A worker, and whether it was just started and is to be waited for."""
@@ -137,6 +139,7 @@ class Workers:
         with self._lock:
             if not self._closed and len(self._idle) < self._kept_max:
                 self._idle.append(worker)
+                self._tidy_later()
                 return
         worker.close()
 
@@ -144,8 +147,8 @@ class Workers:
         """Ends those that nobody has needed for long. Idempotent."""
         oldest = time.monotonic() - self._idle_seconds_max
         with self._lock:
-            old = [one for one in self._idle if one.idle_since < oldest]
-            self._idle = [one for one in self._idle if one.idle_since >= oldest]
+            old = [one for one in self._idle if one.idle_since <= oldest]
+            self._idle = [one for one in self._idle if one.idle_since > oldest]
         for worker in old:
             worker.close()
 
@@ -154,5 +157,15 @@ class Workers:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
+            if self._timer is not None:
+                self._timer.cancel()
         for worker in idle:
             worker.close()
+
+    def _tidy_later(self) -> None:
+        """With the lock held. The last one that was given back is the last to be old."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(self._idle_seconds_max, self.tidy)
+        self._timer.daemon = True
+        self._timer.start()

@@ -1,8 +1,8 @@
 """The process that evaluates queries: it has no secrets, no files, no network, and can be killed.
 
 Polars has no limit of memory, and neither stops when it is told to (measured, ADR 12). So a query
-runs here, of low priority, with a bound on the address space. Once everything is loaded, no file
-can be opened any more. What a table holds is asked of the run, batch by batch.
+runs here, of low priority, and the process ends once it has taken too much memory. Once everything
+is loaded, no file can be opened any more. What a table holds is asked of the run, batch by batch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import resource
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
@@ -26,6 +28,11 @@ from k2i_tasks.errors import ConfigError, K2IError
 from k2i_tasks.sql_guard import check_query
 
 OLDEST = pl.CompatLevel.oldest()
+#: Address space for each byte of memory that a query may take: allocators reserve far more than
+#: they use. It holds what would come between two looks at the memory.
+ADDRESS_FACTOR = 8
+#: How often memory is looked at while a query runs, in seconds.
+LOOK_SECONDS = 0.02
 
 
 class Tables:
@@ -132,7 +139,7 @@ def _evaluated(tables: Tables, asked: dict[str, Any]) -> None:
                 with tables.lock:
                     wire.send_batch(batch.cast(schema) if batch.schema != schema else batch)
     with tables.lock:
-        wire.send_json(b"E", {"grown": _address_bytes() - _STATM.base})
+        wire.send_json(b"E", {"grown": _MEMORY.grown()})
 
 
 def _tell(tables: Tables, kind: str, what: str, remedy: str) -> None:
@@ -145,20 +152,51 @@ def _first_line(error: BaseException) -> str:
     return f"The query failed: {(lines[0] if lines else type(error).__name__).rstrip('.')}."
 
 
-def _address_bytes() -> int:
-    return int(_STATM.read(0)) * resource.getpagesize()
-
-
-class _Statm:
-    """The process's size, from a file that is opened before no other can be."""
+class _Memory:
+    """What this process takes, from a file that is opened before no other can be."""
 
     def __init__(self) -> None:
         self._file = os.open("/proc/self/statm", os.O_RDONLY)
-        #: The size once all is loaded.
-        self.base = 0
+        self._base = (0, 0)
+        self._bytes_max = 0
+        #: Set while a query runs.
+        self._busy = threading.Event()
 
-    def read(self, field: int) -> str:
-        return os.pread(self._file, 200, 0).decode().split()[field]
+    def bound(self, bytes_max: int) -> None:
+        """From now on, so much more: of memory, and in proportion of address space."""
+        self._bytes_max = bytes_max
+        self._base = self._taken()
+        most = self._base[0] + bytes_max * ADDRESS_FACTOR
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        threading.Thread(target=self._watch, name="memory", daemon=True).start()
+
+    def grown(self) -> float:
+        """The part of what it may take that this process has taken."""
+        address, resident = (
+            now - then for now, then in zip(self._taken(), self._base, strict=True)
+        )
+        return max(address / ADDRESS_FACTOR, resident) / self._bytes_max
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Ends this process inside, once it has taken too much."""
+        self._busy.set()
+        try:
+            yield
+        finally:
+            self._busy.clear()
+
+    def _watch(self) -> None:
+        while self._busy.wait():
+            if self.grown() > 1.0:
+                os._exit(1)
+            time.sleep(LOOK_SECONDS)
+
+    def _taken(self) -> tuple[int, int]:
+        """Bytes of address space, and of memory."""
+        address, resident = os.pread(self._file, 200, 0).split()[:2]
+        page = resource.getpagesize()
+        return int(address) * page, int(resident) * page
 
 
 def _warm() -> None:
@@ -174,9 +212,7 @@ def _warm() -> None:
 
 def _closed(memory_bytes_max: int) -> None:
     """From now on: so much memory more, no file opened, none written, no core left behind."""
-    _STATM.base = _address_bytes()
-    most = _STATM.base + memory_bytes_max
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    _MEMORY.bound(memory_bytes_max)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
@@ -204,12 +240,13 @@ def main(words: list[str]) -> None:
     while True:
         try:
             _, body = wire.receive()
-            answer(wire, json.loads(body.to_pybytes()))
+            with _MEMORY.watched():
+                answer(wire, json.loads(body.to_pybytes()))
         except (EOFError, OSError):
             os._exit(0)
 
 
-_STATM = _Statm()
+_MEMORY = _Memory()
 
 if __name__ == "__main__":
     main(sys.argv[1:])

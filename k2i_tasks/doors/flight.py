@@ -143,10 +143,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         with _translated():
             waits = _waits(context)
-            found = [
-                self._info(Rows(name), flight.FlightDescriptor.for_path(name), waits)
-                for name in self._engine.tables()
-            ]
+            found = [self._listed(name, waits) for name in self._engine.tables()]
         return iter(found)
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
@@ -155,11 +152,17 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
     def list_actions(self, context: Any) -> list[Any]:
         return []
 
+    def _listed(self, name: str, waits: Any) -> Any:
+        """A table of the list; without columns while they cannot be told: others are there too."""
+        ask, descriptor = Rows(name), flight.FlightDescriptor.for_path(name)
+        try:
+            return self._info(ask, descriptor, waits)
+        except K2IError as error:
+            log.debug("the columns of %s are not known: %s", name, error)
+            return _told_of(pa.schema([]), ask, descriptor)
+
     def _info(self, ask: Ask, descriptor: Any, waits: Any) -> Any:
-        schema = self._engine.schema(ask, waits)
-        # Without a location: the answer is to be fetched where the question was asked.
-        endpoint = flight.FlightEndpoint(ticket(ask), [])
-        return flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
+        return _told_of(self._engine.schema(ask, waits), ask, descriptor)
 
     def _stream(self, context: Any, ask: Ask) -> Any:
         caller = context.get_middleware(NAME)
@@ -169,6 +172,12 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         # Begun here: a generator that was never begun does not close what it holds.
         first = next(sent)
         return flight.GeneratorStream(answer.schema, chain([first], sent))
+
+
+def _told_of(schema: pa.Schema, ask: Ask, descriptor: Any) -> Any:
+    # Without a location: the answer is to be fetched where the question was asked.
+    endpoint = flight.FlightEndpoint(ticket(ask), [])
+    return flight.FlightInfo(schema, descriptor, [endpoint], -1, -1)
 
 
 def _sent(answer: Answer) -> Iterator[Any]:

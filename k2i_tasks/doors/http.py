@@ -201,6 +201,13 @@ class _Request(BaseHTTPRequestHandler):
                 log.info("an answer was cut off: %s", error)
                 return
             self._refuse(_refused(error))
+        except OSError:
+            raise  # the client is gone, or too slow
+        except Exception:
+            log.exception("a question over HTTP failed")
+            if not begun:
+                status = HTTPStatus.INTERNAL_SERVER_ERROR
+                self._refuse(Refused(status, "Internal error; the run's log has more."))
 
     def _asked(self) -> Ask:
         self._check()

@@ -11,7 +11,7 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.schema import Schema
 from pyiceberg.table import FileScanTask, Table
 
-from k2i_tasks.errors import Component, IntegrityError, SchemaConflictError
+from k2i_tasks.errors import Component, IntegrityError, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.arrow import align, arrow_schema
 from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.difference import difference
@@ -23,6 +23,8 @@ from k2i_tasks.types import Offsets
 
 #: Files that are read at once, and wait in memory decoded.
 FILES_AT_ONCE = 2
+#: Longest wait for a catalog that does not answer, when its connection is to be closed.
+CLOSE_SECONDS = 1.0
 
 
 class Head:
@@ -138,6 +140,7 @@ class Heads:
         self._lock = threading.Lock()
         self._catalog: Catalog | None = None
         self._uuid: str | None = None
+        self._closing = False
 
     def load(self) -> Head | None:
         """The head as it is now; None as long as there is no table. May block.
@@ -148,6 +151,11 @@ class Heads:
             TransientError: the catalog is away.
         """
         with self._lock:
+            if self._closing:
+                raise TransientError(
+                    f"Table {'.'.join(self._identifier)} is not read here any more.",
+                    component=Component.ICEBERG,
+                )
             if self._catalog is None:
                 self._catalog = self._connect()
             table = find_table(self._catalog, self._identifier)
@@ -165,11 +173,20 @@ class Heads:
             return head
 
     def close(self) -> None:
-        """Lets go of the connection. Idempotent."""
-        with self._lock:
+        """Lets go of the connection; it is not opened again. Idempotent.
+
+        Blocks for `CLOSE_SECONDS` at most: a catalog that does not answer is left to whoever is
+        loading.
+        """
+        self._closing = True
+        if not self._lock.acquire(timeout=CLOSE_SECONDS):
+            return
+        try:
             if self._catalog is not None:
                 self._catalog.close()
                 self._catalog = None
+        finally:
+            self._lock.release()
 
 
 def columns_of(head: Head | None, schemas: Sequence[pa.Schema]) -> Schema:

@@ -35,6 +35,7 @@ from pyiceberg.types import (
     IcebergType,
     IntegerType,
     LongType,
+    PrimitiveType,
     StringType,
     TimestampType,
     TimestamptzType,
@@ -113,9 +114,12 @@ def _compared(one: Any, op: str, other: Any, schema: Schema) -> BooleanExpressio
 
 
 def _column(node: Any, schema: Schema) -> str | None:
+    """A column of single values: of lists, maps and structs a scan can check nothing."""
     name = node.get("Column") if isinstance(node, dict) else None
-    known = isinstance(name, str) and "." not in name
-    return name if known and any(field.name == name for field in schema.fields) else None
+    if not isinstance(name, str) or "." in name:
+        return None
+    plain = (field.name for field in schema.fields if isinstance(field.field_type, PrimitiveType))
+    return name if name in plain else None
 
 
 def _value(literal: Any, kind: IcebergType) -> Any:

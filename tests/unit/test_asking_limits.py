@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from k2i_tasks.asking.engine import Engine
 from k2i_tasks.asking.limits import Limits, Places
+from k2i_tasks.asking.process import Worker, Workers
 from k2i_tasks.errors import (
     BusyError,
     ConfigError,
@@ -34,6 +37,8 @@ from tests.unit.asking_world import (
     rows,
 )
 from tests.unit.views_world import ArrowView, world
+
+EXPLOSIVE_ROWS = "SELECT a.v + b.v AS z FROM big a JOIN big b ON a.k = b.k"
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +140,56 @@ def test_what_explodes_takes_its_own_process_down_and_no_other(
     one.close()
 
 
-def _resident_mb() -> float:
-    text = Path("/proc/self/status").read_text()
+def test_only_memory_that_is_used_counts() -> None:
+    """Polars reserves some gigabytes of addresses to sort a table of many columns."""
+    names = [f"c{n}" for n in range(13)]
+    column = pa.array([f"{n % 1000} of a thousand" for n in range(200_000)])
+    wide = pa.table({"id": range(200_000), **dict.fromkeys(names, column)})
+    one = limited(
+        {"demo.wide": ArrowView("demo.wide", wide.slice(0, 0), wide)}, memory_bytes_max=768 << 20
+    )
+    for _ in range(3):
+        answer = one.answer(Sql("SELECT * FROM wide ORDER BY id DESC"))
+        assert answer.table().num_rows == 200_000
+    one.close()
+
+
+def test_a_process_ends_when_it_takes_more_memory_than_it_may(
+    tables: dict[str, ArrowView],
+) -> None:
+    others, most = children(), 0.0
+    one = limited(tables, memory_bytes_max=256 << 20, seconds_max=20.0)
+    rows(one, "SELECT count(*) AS n FROM big")
+    (worker,) = children() - others
+    ended = threading.Event()
+
+    def explode() -> None:
+        with pytest.raises(QueryLimitError, match="more memory"):
+            one.answer(Sql(f"SELECT * FROM ({EXPLOSIVE_ROWS}) ORDER BY z")).table()
+        ended.set()
+
+    threading.Thread(target=explode, daemon=True).start()
+    while not ended.wait(0.002):
+        with suppress(OSError, IndexError):  # it is gone, or about to be
+            most = max(most, _resident_mb(worker))
+    assert 200 < most < 700
+    one.close()
+
+
+def test_a_process_that_nobody_needs_ends_without_another_query(
+    tables: dict[str, ArrowView],
+) -> None:
+    others = children()
+    workers = Workers(lambda: Worker(256 << 20, 0), idle_seconds_max=0.2)
+    first, second = workers.take()[0], workers.take()[0]
+    workers.give_back(first)
+    workers.give_back(second)
+    assert becomes(lambda: not children() - others)
+    workers.close()
+
+
+def _resident_mb(pid: int | str = "self") -> float:
+    text = Path(f"/proc/{pid}/status").read_text()
     return int(text.partition("VmRSS:")[2].split()[0]) / 1024
 
 

@@ -24,12 +24,15 @@ from k2i_tasks.doors.flight import FlightDoor, pem_pair
 from k2i_tasks.doors.tokens import Tokens
 from k2i_tasks.errors import (
     BusyError,
+    Component,
     ConfigError,
     K2IError,
     QueryLimitError,
     ServiceError,
+    TransientError,
 )
 from k2i_tasks.tickets import Condition, Rows, Sql
+from k2i_tasks.views import Cut, Part
 from tests.certificates import certified
 from tests.unit.asking_world import EXPLOSIVE, becomes, big, children
 from tests.unit.views_world import P0, ArrowView, world
@@ -99,6 +102,23 @@ def test_tables_and_their_columns_are_listed(place: Place, flow: Client) -> None
     plain = flight.FlightClient(place.door.url)
     path = flight.FlightDescriptor.for_path("demo", "orders")
     assert plain.get_schema(path, options()).schema == tables["demo.orders"]
+
+
+def test_a_table_whose_columns_are_not_known_hides_no_other() -> None:
+    class Unread(ArrowView):
+        """A topic of a fleet that has no record yet."""
+
+        def cut(self, part: Part = "all") -> Cut:
+            raise TransientError("Nothing is known of the columns.", component=Component.KAFKA)
+
+    with Place() as own:
+        none = pa.table({"id": pa.array([], pa.int64())})
+        own.views["demo.unread"] = Unread("demo.unread", none, none)
+        with own.client() as flow:
+            tables = flow.tables()
+    assert sorted(tables) == ["demo.big", "demo.orders", "demo.other", "demo.unread"]
+    assert tables["demo.unread"].names == []
+    assert tables["demo.orders"].names[0] == "id"
 
 
 def test_what_a_plain_flight_client_does_works(place: Place) -> None:

@@ -212,6 +212,21 @@ def test_what_iceberg_compares_otherwise_is_not_pushed(setting: Setting) -> None
     assert of(pl.col("at") < moment) == below("at", moment.isoformat())
 
 
+def test_lists_and_structs_can_be_asked_for_nulls(setting: Setting) -> None:
+    kinds = {"tags": pa.list_(pa.string()), "place": pa.struct({"city": pa.string()})}
+    setting.create(pa.schema(list(kinds.items())))
+    setting.append(
+        tags=pa.array([["a"], None, []], kinds["tags"]),
+        place=pa.array([{"city": "Bern"}, {"city": None}, None], kinds["place"]),
+    )
+    setting.commit()
+    frame = setting.view.cut("cold").frame
+    for name in kinds:
+        column = pl.col(name)
+        assert frame.filter(column.is_null()).select(pl.len()).collect().item() == 1
+        assert frame.filter(column.is_not_null()).select(pl.len()).collect().item() == 2
+
+
 def test_a_nan_is_found_by_what_polars_says_of_it(setting: Setting) -> None:
     setting.create(pa.schema([("x", pa.float64())]))
     setting.append(x=[1.0, float("nan")])

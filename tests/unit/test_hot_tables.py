@@ -5,10 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 from k2i_tasks.calls import InlineTracker
+from k2i_tasks.errors import Component, TransientError
 from k2i_tasks.hot_tables import HotTables
+from k2i_tasks.iceberg.heads import Heads
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.types import TopicPartition
 from k2i_tasks.wiring import build_runner
@@ -73,3 +77,35 @@ def test_a_run_has_the_buffer_of_its_table_only_where_it_is_queried(tmp_path: Pa
 def test_what_runs_a_table_loads_no_polars() -> None:
     code = "import sys, k2i_tasks.wiring_fleet; sys.exit('polars' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_catalog_that_does_not_answer_holds_up_nobody_at_the_end() -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def connect() -> Any:
+        asked.set()
+        answers.wait(30)
+        raise TransientError("The catalog is away.", component=Component.ICEBERG)
+
+    heads = Heads(connect, ("db", "events"), "k2i", "main")
+    said: list[str] = []
+
+    def ask() -> None:
+        try:
+            heads.load()
+        except TransientError as error:
+            said.append(str(error))
+
+    asking = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    assert asked.wait(10)
+    began = time.monotonic()
+    heads.close()
+    assert time.monotonic() - began < 5
+    answers.set()
+    for thread in asking:
+        thread.join(10)
+    # Only the first was at the catalog; the others do not go there any more.
+    assert len(said) == 3
+    assert sum("away" in one for one in said) == 1

@@ -152,6 +152,11 @@ def _request(body: bytes, headers: dict[str, str], length: int | None = None) ->
         ("x" * 300_000, {}, 413),
         ("{", {"Content_Type": "application/json"}, 400),
         ('{"sql": 1}', {"Content_Type": "application/json"}, 400),
+        (
+            '{"table": "orders", "where": [["at", ">", "0001-01-01T00:00:00+14:00"]]}',
+            {"Content_Type": "application/json"},
+            400,
+        ),
         ("SELECT 1 AS a", {"Accept": "text/html"}, 406),
         ("SELECT 1 AS a", {"Authorization": "Bearer wrong"}, 401),
         ("SELECT 1 AS a", {"Authorization": f"Basic {TOKEN}"}, 401),
@@ -185,6 +190,23 @@ def test_other_methods_and_broken_requests_are_refused(place: Place) -> None:
     assert b" 401 " in place.raw(twice + b"\r\nAuthorization: Bearer x\r\n\r\n")
     old = b"POST /query HTTP/1.0\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n\r\n"
     assert b" 400 " in place.raw(old)
+
+
+def test_what_nobody_thought_of_is_answered_too_and_told_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(ArrowView):
+        def at(self, topic: str, partition: int, offset: int) -> pa.Table:
+            raise ZeroDivisionError
+
+    with Place() as own:
+        none = pa.table({"id": pa.array([], pa.int64())})
+        own.views = {"demo.broken": Broken("demo.broken", none, none)}
+        asked = json.dumps({"table": "broken", "at": ["orders", 0, 1]})
+        status, _, said = own.post(asked, Content_Type="application/json")
+    assert status == 500
+    assert "log" in json.loads(said)["error"]
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_one_that_sends_slowly_is_not_waited_for() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -145,6 +147,28 @@ def test_a_port_in_use_ends_queries_and_not_the_run(
     assert "queries are not answered" in caplog.text
     second.stop()
     first.stop()
+
+
+def test_another_run_with_the_same_folder_does_not_take_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from k2i_tasks import discovery;"
+        "discovery.publish(Path(sys.argv[1]), 'grpc://a:1', 'http://a:2', 't');"
+        "print('there', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"there\n"
+        second = opened(config_at(tmp_path))
+        assert second.http_url is not None
+        assert f"process {first.pid} is found" in caplog.text
+        second.stop()
+        found = discovery.running(tmp_path)
+        assert found is not None
+        assert found.pid == first.pid
+        first.communicate()
 
 
 def test_nothing_is_opened_when_it_is_turned_off(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ ASKS: st.SearchStrategy[Ask] = st.one_of(
     st.builds(
         Rows,
         TEXTS,
-        st.lists(TEXTS, max_size=4).map(tuple),
+        st.lists(TEXTS, max_size=4, unique=True).map(tuple),
         st.lists(CONDITIONS, max_size=4).map(tuple),
         PARTS,
         LIMITS,
@@ -88,6 +88,9 @@ def test_any_object_is_a_question_or_a_clear_error(found: dict[str, object]) -> 
         b'{"sql": "SELECT 1", "table": "orders"}',
         b'{"table": "orders", "where": [["id", "like", "x"]]}',
         b'{"table": "orders", "where": [["id", "=", null]]}',
+        b'{"table": "orders", "where": [["id", [], 1]]}',
+        b'{"table": "orders", "where": [["id", {}, 1]]}',
+        b'{"table": "orders", "columns": ["id", "id"]}',
         b'{"table": "orders", "where": [["id", "=", [1]]]}',
         b'{"table": "orders", "at": ["orders", -1, 3]}',
         b'{"table": "orders", "at": ["orders", 0]}',
