@@ -148,9 +148,10 @@ class QueryService:
     def _begin(self) -> None:
         try:
             self.open()
-        except (K2IError, OSError) as error:
+        except Exception as error:
             # Rows go on into the table: whoever only asks must not end the run.
-            log.error("queries are not answered: %s", error)
+            foreseen = isinstance(error, (K2IError, OSError))
+            log.error("queries are not answered: %s", error, exc_info=None if foreseen else error)
             self.stop()
         finally:
             self.settled.set()

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from k2i_tasks import client, discovery
@@ -21,7 +23,7 @@ from k2i_tasks.views import View
 from k2i_tasks.wiring_query import QueryService, limits_of
 from tests.certificates import certified
 from tests.unit.asking_world import EXPLOSIVE, becomes, big, children
-from tests.unit.views_world import P0, world
+from tests.unit.views_world import P0, ArrowView, world
 
 COUNT = "SELECT count(*) AS n FROM orders"
 
@@ -68,7 +70,10 @@ def test_it_answers_by_default_and_leaves_nothing_behind(tmp_path: Path) -> None
 
 
 def test_its_end_does_not_wait_for_clients(tmp_path: Path) -> None:
-    tables = {**world(), "demo.big": big()}
+    # More than what lies between the run and a client that does not read.
+    rows = pa.table({"n": np.arange(8_000_000)})
+    large = ArrowView("demo.large", rows.slice(0, 0), rows)
+    tables = {**world(), "demo.big": big(), "demo.large": large}
     service = QueryService(config_at(tmp_path), lambda: tables)
     service.start()
     assert service.settled.wait(30)
@@ -88,7 +93,7 @@ def test_its_end_does_not_wait_for_clients(tmp_path: Path) -> None:
     asking = threading.Thread(target=ask, args=(EXPLOSIVE,))
     following = threading.Thread(target=follow)
     lazy = client.connect(tmp_path)
-    reader = lazy._client.do_get(lazy._flight.Ticket(b'{"table": "demo.big"}'), lazy._options())
+    reader = lazy._client.do_get(lazy._flight.Ticket(b'{"table": "demo.large"}'), lazy._options())
     reader.read_chunk()
     asking.start()
     following.start()
