@@ -14,7 +14,7 @@ from google.protobuf import json_format, message_factory
 from k2i_tasks.codecs.protobuf_compile import compile_schema
 from tests.schema_registry import FakeRegistry, frame
 
-#: Every so many records of a dirty stream one is cut at its end.
+#: Every so many records of a dirty stream one is spoilt.
 BAD_EVERY = 1_000
 
 AVRO: dict[str, Any] = {
@@ -126,11 +126,24 @@ def encoders(registry: FakeRegistry) -> Mapping[str, Encode]:
     }
 
 
+#: How a payload is spoilt: cut at its end, or so that only reading up to there tells it.
+SPOILS: dict[str, Encode] = {
+    "cut": lambda payload: payload[:-1],
+    "broken": lambda payload: payload[:-1] + b",}",
+}
+
+
 def written(
-    events: Iterator[tuple[bytes, bytes]], encode: Encode, *, dirty: bool
+    events: Iterator[tuple[bytes, bytes]], encode: Encode, spoil: str
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and payloads; of a dirty stream one in `BAD_EVERY` cannot be decoded."""
+    """Keys and payloads, of which one in `BAD_EVERY` is spoilt.
+
+    Args:
+        events: keys and events in JSON.
+        encode: gives the payload of an event.
+        spoil: a name of `SPOILS`; empty for none.
+    """
     for number, (key, value) in enumerate(events):
         payload = encode(value)
-        bad = dirty and number % BAD_EVERY == BAD_EVERY - 1
-        yield key, payload[:-1] if bad else payload
+        bad = spoil and number % BAD_EVERY == BAD_EVERY - 1
+        yield key, SPOILS[spoil](payload) if bad else payload

@@ -152,7 +152,8 @@ class TableView:
         at = {tp: positions.get(tp, held.floor[tp]) for tp in held.positions}
         taken: list[pa.Table] = []
         left = rows_max
-        for piece in held.pieces:
+        news = any(end > at.get(tp, 0) for tp, end in held.positions.items())
+        for piece in held.pieces if news else ():
             if all(span.end <= at.get(tp, span.end) for tp, span in piece.ranges.items()):
                 continue
             chosen = piece.chosen(at)

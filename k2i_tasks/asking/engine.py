@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from k2i_tasks.asking.evaluation import Evaluation
     from k2i_tasks.asking.process import Workers
 
-#: How soon a client that waits for new rows gets them, in seconds.
+#: How often it is looked for new rows while a client waits for them, in seconds.
 FOLLOW_SECONDS = 0.01
+#: Rows that come within so long of the question are one answer: each costs as much as many rows.
+GATHER_SECONDS = 0.05
 #: Keys of the schema's metadata of rows that came after some positions.
 POSITIONS, MISSED = b"k2i.positions", b"k2i.missed"
 
@@ -278,13 +280,16 @@ def _awaited(
     stopping: Callable[[], bool],
 ) -> Tail:
     """Rows from these positions on, as soon as there are some; none when the time is over."""
-    deadline = time.monotonic() + ask.wait_seconds
+    began = time.monotonic()
+    deadline = began + ask.wait_seconds
+    gathered = min(began + GATHER_SECONDS, deadline)
     while True:
         tail = view.after(ask.positions, limit)
-        over = ask.positions is None or time.monotonic() >= deadline
-        if tail.rows.num_rows or tail.missed or over or stopping() or not waits():
+        now, rows = time.monotonic(), tail.rows.num_rows
+        over = ask.positions is None or now >= deadline or rows >= limit
+        if (rows and now >= gathered) or tail.missed or over or stopping() or not waits():
             return tail
-        time.sleep(FOLLOW_SECONDS)
+        time.sleep(gathered - now if rows else FOLLOW_SECONDS)
 
 
 def _names(views: Mapping[str, View]) -> dict[str, View]:
