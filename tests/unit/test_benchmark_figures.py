@@ -199,7 +199,7 @@ def test_each_curve_is_drawn(tmp_path: Path) -> None:
         "decode_cpu_seconds_per_million_rows": spread,
         "rows_per_second": 1_000,
     }
-    names = [formats.Stream(kind, dirty, TOPIC).name for kind, dirty in formats.STREAMS]
+    names = [formats.Stream(kind, spoilt, TOPIC).name for kind, spoilt in formats.STREAMS]
     drawing.formats({"streams": dict.fromkeys(names, stream)}, tmp_path / "formats.svg")
     looked = timeline.over_time(
         [0.0, 1.0, 2.0], {stage: [[0.0, 0.5, 0.7]] for stage in timeline.STAGES}, 0.0, 2.0
@@ -223,14 +223,14 @@ def test_an_event_is_the_same_in_every_format_and_a_dirty_stream_is_bad_at_even_
     pool = OrderPool(3, 10)
     with FakeRegistry() as registry:
         made = encodings.encoders(registry)
-        assert {kind for kind, _dirty in formats.STREAMS} == made.keys()
+        assert {kind for kind, _spoilt in formats.STREAMS} == made.keys()
         config = {
             "kafka.format.schema_registry_url": registry.url,
             "transaction_log.log_dir": str(tmp_path),
         }
         rows = {}
         for kind in ("json", "jsonschema", "avro", "protobuf"):
-            events = encodings.written(pool.events(0, 2_000, 1e9), made[kind], dirty=True)
+            events = encodings.written(pool.events(0, 2_000, 1e9), made[kind], "cut")
             decoder = decoder_of(kind, config)
             decoded = decoded_whole(decoder, batch_of([value for _key, value in events]), 0.0)
             assert [letter.offset for letter in decoded.dead_letters] == [999, 1999]
