@@ -19,6 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.exceptions import NoSuchTableError
@@ -198,9 +199,13 @@ def _found(engine: Engine, job: Job) -> dict[str, Any]:
             "table_mb": 0.0,
         }
     table = job.rest.load_table(job.identifier)
-    found = topics.compared(
-        job.topic, table.metadata_location, typed=engine.typed, coordinates=engine.coordinates
-    )
+    if engine.by_name:
+        folder = f"{urlsplit(job.catalog.warehouse).path}/data/{job.identifier.replace('.', '/')}"
+        found = topics.compared_names(job.topic, folder, engine.coordinates)
+    else:
+        found = topics.compared(
+            job.topic, table.metadata_location, typed=engine.typed, coordinates=engine.coordinates
+        )
     found["table_equals_topic"] = found.pop("equals_topic")
     size = int(_summary(job).get("total-files-size", 0))
     return {**found, "snapshots": len(table.snapshots()), "table_mb": round(size / 1e6, 1)}

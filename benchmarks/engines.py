@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import pyarrow as pa
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from pyiceberg.catalog.rest import RestCatalog
 
@@ -25,7 +27,18 @@ from tests.support import CatalogAt
 PEERS = Path(__file__).resolve().parent / "peers"
 NAMESPACE = "tests"
 #: Names the program of K2I in Rust, built by `cargo build --release` in its repository.
-RUST_BINARY = "K2I_RUST"
+RUST_BINARY = "RUST_K2I"
+#: Columns of the table that it fills with bytes.
+RAW = pa.schema(
+    [
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+        pa.field("topic", pa.string(), nullable=False),
+        pa.field("partition", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+    ]
+)
 #: What Flink and Spark need of a Java that closes its packages.
 OPENS = [
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
@@ -75,11 +88,11 @@ class Job:
     def identifier(self) -> str:
         return f"{NAMESPACE}.{self.table}"
 
-    def make_table(self) -> None:
-        """The table that a peer fills, typed."""
+    def make_table(self, schema: pa.Schema = SCHEMA) -> None:
+        """The table that a peer fills, typed unless told otherwise."""
         self.rest.create_namespace_if_not_exists(NAMESPACE)
         properties = {"format-version": "2", "write.parquet.compression-codec": "zstd"}
-        self.rest.create_table(self.identifier, SCHEMA, properties=properties)
+        self.rest.create_table(self.identifier, schema, properties=properties)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,8 @@ class Engine:
         table: whether there is a table in the end; an engine without one ends by itself.
         files: whether an engine without a table leaves Parquet files in the job's folder.
         coordinates: columns of Kafka's partition and offset, for rows that are not typed.
+        by_name: whether its files have no field ids, so that they are read by names, not through
+            the table, which would show nulls.
     """
 
     title: str
@@ -109,6 +124,7 @@ class Engine:
     table: bool = True
     files: bool = False
     coordinates: tuple[str, str] = ("_kafka_partition", "_kafka_offset")
+    by_name: bool = False
 
 
 def _k2i(job: Job, form: str) -> Started:
@@ -132,6 +148,7 @@ def _k2i(job: Job, form: str) -> Started:
 
 
 def _k2i_rust(job: Job) -> Started:
+    job.make_table(RAW)
     config = job.folder / "k2i.toml"
     config.write_text(
         f"""
@@ -147,7 +164,7 @@ def _k2i_rust(job: Job) -> Started:
         [iceberg]
         catalog_type = "rest"
         rest_uri = "{job.catalog.uri}"
-        warehouse_path = "{job.catalog.warehouse}"
+        warehouse_path = "{urlsplit(job.catalog.warehouse).path}"
         database_name = "{NAMESPACE}"
         table_name = "{job.table}"
         compression = "zstd"
@@ -259,7 +276,11 @@ ENGINES: dict[str, Engine] = {
     "k2i": Engine("K2I for Python", lambda job: _k2i(job, "json")),
     "k2i-raw": Engine("K2I for Python, raw bytes", lambda job: _k2i(job, "raw"), typed=False),
     "k2i-rust": Engine(
-        "K2I in Rust, raw bytes", _k2i_rust, typed=False, coordinates=("partition", "offset")
+        "K2I in Rust, raw bytes",
+        _k2i_rust,
+        typed=False,
+        coordinates=("partition", "offset"),
+        by_name=True,
     ),
     "chain": Engine("one thread to files, no table", _chain, table=False, files=True),
     "plain": Engine("plain Python loop", _plain),
