@@ -18,7 +18,7 @@ SETTINGS = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 #: Codes for values that Protobuf has and columns have not.
-VALUES = ("protobuf.range", "protobuf.json", "protobuf.encoding")
+VALUES = ("protobuf.range", "protobuf.nanoseconds", "protobuf.json", "protobuf.encoding")
 
 
 def rows(kind: Kind, decoded: DecodedPayloads) -> list[Any]:
