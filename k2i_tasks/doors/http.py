@@ -9,15 +9,11 @@ from __future__ import annotations
 import io
 import logging
 import select
-import socket
-import socketserver
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +30,7 @@ from k2i_tasks.errors import (
     QueryLimitError,
     ServiceError,
 )
-from k2i_tasks.serving.connection import DeadlineReader, Page, host_is_local, is_loopback
+from k2i_tasks.serving.connection import BoundedRequest, BoundedServer, Page, host_is_local
 from k2i_tasks.tickets import TICKET_BYTES_MAX, Ask, Sql, parsed
 
 log = logging.getLogger(__name__)
@@ -46,6 +42,11 @@ JSON_TYPE = "application/json"
 CONNECTIONS_MAX = 64
 REQUEST_SECONDS_MAX = 10.0
 PIECE_BYTES = 262_144
+#: Headers that go with a refusal.
+_HINTS = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": "1"},
+}
 _POLLRDHUP = getattr(select, "POLLRDHUP", 0x2000)
 
 
@@ -115,13 +116,7 @@ class HttpDoor:
         self._server.server_close()
 
 
-class _Server(socketserver.ThreadingMixIn, HTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-    allow_reuse_port = False
-    request_queue_size = 64
-
+class _Server(BoundedServer):
     def __init__(
         self,
         address: tuple[str, int],
@@ -131,58 +126,18 @@ class _Server(socketserver.ThreadingMixIn, HTTPServer):
         request_seconds_max: float,
     ) -> None:
         self.engine, self.tokens, self.tls = engine, tokens, tls
-        self.request_seconds_max = request_seconds_max
-        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family, _, _, _, resolved = found[0]
-        super().__init__((str(resolved[0]), int(resolved[1])), _Request)
-        self.loopback = is_loopback(str(self.server_address[0]))
+        super().__init__(address, _Request, request_seconds_max, CONNECTIONS_MAX)
 
-    def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._slots.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._slots.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            request.settimeout(self.request_seconds_max)
-            if self.tls is not None:
-                # On this thread: one that is slow to shake hands holds up nobody.
-                request = self.tls.wrap_socket(request, server_side=True)
-            super().process_request_thread(request, client_address)
-        except OSError:
-            self.shutdown_request(request)
-        finally:
-            self._slots.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client on %s left in the middle", client_address, exc_info=True)
+    def prepared(self, request: Any) -> Any:
+        """On the connection's thread: one that is slow to shake hands holds up nobody."""
+        request.settimeout(self.request_seconds_max)
+        return request if self.tls is None else self.tls.wrap_socket(request, server_side=True)
 
 
-class _Request(BaseHTTPRequestHandler):
+class _Request(BoundedRequest):
     server: _Server
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "k2i", ""
 
-    def setup(self) -> None:
-        super().setup()
-        deadline = time.monotonic() + self.server.request_seconds_max
-        self.rfile = io.BufferedReader(DeadlineReader(self.connection, deadline))
-
-    def handle(self) -> None:
-        self.close_connection = True
-        self.handle_one_request()
-
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the standard library calls it so
         begun = False
         try:
             writer = _writer(self.headers.get("Accept"))
@@ -253,12 +208,8 @@ class _Request(BaseHTTPRequestHandler):
         return not poller.poll(0)
 
     def _begin(self, content_type: str) -> None:
-        self.connection.settimeout(self.server.request_seconds_max)
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.send_header("Trailer", "K2I-Rows, K2I-Cut")
-        self._headers_of_all()
+        chunked = {"Transfer-Encoding": "chunked", "Trailer": "K2I-Rows, K2I-Cut"}
+        self.begin(HTTPStatus.OK, content_type, chunked)
 
     def _rows(self, first: bytes, pieces: Iterator[bytes], answer: Answer) -> None:
         self._chunks(first, answer)
@@ -278,22 +229,7 @@ class _Request(BaseHTTPRequestHandler):
 
     def _refuse(self, refused: Refused) -> None:
         page = Page.of_json({"error": refused.what, "remedy": refused.remedy}, refused.status)
-        self.connection.settimeout(self.server.request_seconds_max)
-        self.send_response(page.status)
-        self.send_header("Content-Type", page.content_type)
-        self.send_header("Content-Length", str(len(page.body)))
-        if page.status == HTTPStatus.UNAUTHORIZED:
-            self.send_header("WWW-Authenticate", "Bearer")
-        if page.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            self.send_header("Retry-After", "1")
-        self._headers_of_all()
-        self.wfile.write(page.body)
-
-    def _headers_of_all(self) -> None:
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Connection", "close")
-        self.end_headers()
+        self.answer(page, _HINTS.get(refused.status))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Errors of the protocol in the same form as all others."""
@@ -302,9 +238,6 @@ class _Request(BaseHTTPRequestHandler):
             self._refuse(Refused(HTTPStatus.METHOD_NOT_ALLOWED, "There is only POST here."))
         else:
             self._refuse(Refused(HTTPStatus(code), HTTPStatus(code).phrase))
-
-    def log_message(self, format: str, *args: Any) -> None:
-        log.debug(format, *args)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,8 +23,6 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS_MAX = 5.0
-CONNECTIONS_MAX = 32
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/plain; charset=utf-8"
 
@@ -48,10 +46,6 @@ class Page:
         return cls(f"{text}\n".encode(), TEXT_TYPE, status)
 
 
-#: Makes the page for one path; runs on the connection's thread; must not block for long.
-Route = Callable[[], Page]
-
-
 def is_loopback(address: str) -> bool:
     """Whether `address` is one that only this machine reaches."""
     try:
@@ -70,13 +64,14 @@ def host_is_local(header: str) -> bool:
     return is_loopback(host)
 
 
-class RouteServer(socketserver.ThreadingMixIn, HTTPServer):
-    """Answers fixed routes, each connection on a daemon thread, at most `CONNECTIONS_MAX` at once.
+class BoundedServer(socketserver.ThreadingMixIn, HTTPServer):
+    """Serves each connection on a daemon thread, a bounded number at once; more are closed.
 
     Args:
         address: host and port; port 0 for any free one.
-        routes: page by path.
+        request: answers a connection.
         request_seconds_max: deadline for reading a request, and again for writing the answer.
+        connections_max: at once.
 
     Raises:
         OSError: the address cannot be bound.
@@ -89,14 +84,17 @@ class RouteServer(socketserver.ThreadingMixIn, HTTPServer):
     request_queue_size = 64
 
     def __init__(
-        self, address: tuple[str, int], routes: Mapping[str, Route], request_seconds_max: float
+        self,
+        address: tuple[str, int],
+        request: type[BoundedRequest],
+        request_seconds_max: float,
+        connections_max: int,
     ) -> None:
-        self.routes = routes
         self.request_seconds_max = request_seconds_max
-        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._slots = threading.BoundedSemaphore(connections_max)
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, _, _, _, resolved = found[0]
-        super().__init__((str(resolved[0]), int(resolved[1])), _Request)
+        super().__init__((str(resolved[0]), int(resolved[1])), request)
         self.loopback = is_loopback(str(self.server_address[0]))
 
     def server_bind(self) -> None:
@@ -116,9 +114,16 @@ class RouteServer(socketserver.ThreadingMixIn, HTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
+            request = self.prepared(request)
             super().process_request_thread(request, client_address)
+        except OSError:
+            self.shutdown_request(request)
         finally:
             self._slots.release()
+
+    def prepared(self, request: Any) -> Any:
+        """The connection as it is read, on its own thread; an `OSError` ends it."""
+        return request
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a client on %s left in the middle", client_address, exc_info=True)
@@ -142,10 +147,10 @@ class DeadlineReader(io.RawIOBase):
         return self._connection.recv_into(buffer)
 
 
-class _Request(BaseHTTPRequestHandler):
+class BoundedRequest(BaseHTTPRequestHandler):
     """One request on one connection; the connection is closed after it."""
 
-    server: RouteServer
+    server: BoundedServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "k2i", ""
 
@@ -158,55 +163,24 @@ class _Request(BaseHTTPRequestHandler):
         self.close_connection = True
         self.handle_one_request()
 
-    def do_GET(self) -> None:
-        self._answer(self._page())
-
-    def do_HEAD(self) -> None:
-        self._answer(self._page())
-
-    def _page(self) -> Page:
-        if (refusal := self._refusal()) is not None:
-            return refusal
-        path = self.path.partition("?")[0].partition("#")[0]
-        route = self.server.routes.get(path)
-        if route is None:
-            return Page.of_text("not found", HTTPStatus.NOT_FOUND)
-        try:
-            return route()
-        except Exception:
-            log.exception("the page %s failed", path)
-            return Page.of_text("internal error", HTTPStatus.INTERNAL_SERVER_ERROR)
-
-    def _refusal(self) -> Page | None:
-        hosts = self.headers.get_all("Host") or []
-        if len(hosts) > 1 or (not hosts and self.request_version != "HTTP/1.0"):
-            return Page.of_text("one Host header is needed", HTTPStatus.BAD_REQUEST)
-        if hosts and self.server.loopback and not host_is_local(hosts[0]):
-            return Page.of_text("this Host is not served here", HTTPStatus.MISDIRECTED_REQUEST)
-        return None
-
-    def _answer(self, page: Page, **more_headers: str) -> None:
-        self.connection.settimeout(self.server.request_seconds_max)
-        self.send_response(page.status)
-        self.send_header("Content-Type", page.content_type)
-        self.send_header("Content-Length", str(len(page.body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Connection", "close")
-        for name, value in more_headers.items():
-            self.send_header(name, value)
-        self.end_headers()
+    def answer(self, page: Page, more_headers: Mapping[str, str] | None = None) -> None:
+        """Sends the page, within the deadline."""
+        size = {"Content-Length": str(len(page.body))}
+        self.begin(page.status, page.content_type, {**size, **(more_headers or {})})
         if self.command != "HEAD":
             self.wfile.write(page.body)
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Errors as short text; a method that we do not have is 405, not 501."""
-        self.close_connection = True
-        if code == HTTPStatus.NOT_IMPLEMENTED:
-            refused = Page.of_text("only GET and HEAD", HTTPStatus.METHOD_NOT_ALLOWED)
-            self._answer(refused, Allow="GET, HEAD")
-            return
-        self._answer(Page.of_text(HTTPStatus(code).phrase.lower(), HTTPStatus(code)))
+    def begin(self, status: HTTPStatus, content_type: str, more: Mapping[str, str]) -> None:
+        """Sends what stands before a body: the status, these headers, and those of all answers."""
+        self.connection.settimeout(self.server.request_seconds_max)
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Connection", "close")
+        for name, value in more.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from k2i_tasks.errors import Component, ServiceError
-from k2i_tasks.serving.connection import REQUEST_SECONDS_MAX, Page, Route, RouteServer
+from k2i_tasks.serving.connection import Page
+from k2i_tasks.serving.routes import REQUEST_SECONDS_MAX, Route, RouteServer
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from k2i_tasks.serving.connection import Page, Route
+from k2i_tasks.serving.connection import Page
 from k2i_tasks.serving.health import (
     health_report,
     not_ready_because,
@@ -13,6 +13,7 @@ from k2i_tasks.serving.health import (
     starting_report,
 )
 from k2i_tasks.serving.http import Binding, HttpServer
+from k2i_tasks.serving.routes import Route
 from k2i_tasks.status import Health, Status
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
