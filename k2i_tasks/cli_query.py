@@ -10,7 +10,7 @@ from rich.console import Console
 
 from k2i_tasks import cli_follow, logs
 from k2i_tasks.client import Client, local
-from k2i_tasks.committed import lazy_table
+from k2i_tasks.cold_frame import lazy_table
 from k2i_tasks.config import Config
 from k2i_tasks.discovery import Found, running
 from k2i_tasks.errors import Component, ConfigError, ServiceError

@@ -8,6 +8,8 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+#: Reads these columns (all when empty) of at most so many rows (all when None); may block.
+Read = Callable[[Sequence[str], int | None], pa.Table]
 #: (columns, all when None; a condition in polars' JSON form, if any; rows at most) -> rows.
 ReadBatches = Callable[[Sequence[str] | None, str | None, int | None], Iterator[pa.Table]]
 
@@ -50,6 +52,16 @@ def lazy_batches(schema: pa.Schema, read: ReadBatches) -> pl.LazyFrame:
                 return
 
     return register_io_source(rows, schema=as_frame(schema.empty_table()).schema)
+
+
+def lazy_table(read: Read) -> pl.LazyFrame:
+    """A frame that calls `read` once for its columns' types, and once for what a query needs.
+
+    Args:
+        read: reads the table; what it raises leaves the query as it is.
+    """
+    schema = read((), 0).schema
+    return lazy_batches(schema, lambda columns, _, limit: iter((read(columns or (), limit),)))
 
 
 def as_frame(table: pa.Table) -> pl.DataFrame:

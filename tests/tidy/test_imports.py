@@ -14,7 +14,7 @@ from tests.tidy.source import PROGRAM, ROOT, imports, module_name, python_files
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "types errors clock closing collector discovery durable figures committed cold_frame "
+        "types errors clock closing collector discovery durable figures cold_frame "
         "sql_words server_keeper resident",
         "status views",
         "ages",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from k2i_tasks.committed import lazy_table
+from k2i_tasks.cold_frame import lazy_table
 from k2i_tasks.errors import ConfigError, ServiceError
 from k2i_tasks.query import Format, QueryResult, Source, run_query, write_file, write_result
 from k2i_tasks.table_view import fitting_columns, result_view, short_type
