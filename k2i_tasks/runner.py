@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
@@ -60,7 +60,6 @@ Read = TypeVar("Read")
 POLL_SECONDS = 0.05
 #: How often lag, silent positions and errors are looked at, in seconds.
 HOUSEKEEPING_SECONDS = 0.5
-#: The run begins anew after these.
 READ_ANEW = (PartitionsLostError, SchemaMovedError)
 
 
@@ -226,8 +225,7 @@ class Runner:
         self._engine = Engine(self._limits, share.offsets, batch_prefix=prefix)
         self._upkeep.begin(share.offsets)
         self.buffer.begin(share.offsets)
-        for decoded in share.batches:
-            self._arrive(decoded)
+        self._arrive(share.batches)
         self.progress.state = RunState.RUNNING
 
     def _let_go(self, lost: K2IError | None) -> None:
@@ -280,12 +278,14 @@ class Runner:
             self._underway.wait(POLL_SECONDS)
         if wanted == 0 or self._engine.stopped:
             return
-        for decoded in self._read(lambda: self._take_in(wanted)):
-            self._arrive(decoded)
+        came = self._read(lambda: self._take_in(wanted))
+        self._arrive(came)
         if self._intake.standing:
             self._perform(self._engine.settle(self._clock.monotonic()))
         elif self._intake.lacking:
             self._perform(self._engine.lacks_room(self._intake.lacking, self._clock.monotonic()))
+        elif self._engine.behind and not came and any(self._read(lambda: [self._intake.at_end()])):
+            self._perform(self._engine.caught_up(self._clock.monotonic()))
 
     def _take_in(self, wanted: int) -> list[DecodedBatch]:
         engine = self._engine
@@ -320,10 +320,11 @@ class Runner:
             self.request_drain(f"{self._settings.records_max} records consumed")
         return max(0, min(budget, left))
 
-    def _arrive(self, decoded: DecodedBatch) -> None:
-        self.buffer.append(decoded)
-        arrival = Arrival(decoded.records, decoded.nbytes, decoded.ranges)
-        self._perform(self._engine.arrived(arrival, self._clock.monotonic()))
+    def _arrive(self, batches: Sequence[DecodedBatch]) -> None:
+        for decoded in batches:
+            self.buffer.append(decoded)
+            arrival = Arrival(decoded.records, decoded.nbytes, decoded.ranges)
+            self._perform(self._engine.arrived(arrival, self._clock.monotonic()))
 
     def _drain(self, now: float) -> None:
         if self._drain_deadline is None:
@@ -344,8 +345,7 @@ class Runner:
         self.progress.wal_bytes = self._operations.wal_bytes
         self.buffer.expire()
         draining = self._engine.draining
-        for decoded in self._read(lambda: self._intake.look(advance=not draining)):
-            self._arrive(decoded)
+        self._arrive(self._read(lambda: self._intake.look(advance=not draining)))
         if draining:
             return
         self._upkeep.tick()

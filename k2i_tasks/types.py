@@ -215,6 +215,7 @@ class SealReason(StrEnum):
     BYTES = "bytes"
     ROWS = "rows"
     PRESSURE = "pressure"
+    CAUGHT_UP = "caught-up"
     REBALANCE = "rebalance"
     DRAIN = "drain"
     STANDSTILL = "standstill"

@@ -74,7 +74,10 @@ class Buffer(Section):
         "Hard bound on all rows in memory, buffered and in flight.", 500, ge=1, le=1_048_576
     )
     flush_interval_seconds: Number = setting(
-        "Age at which rows are flushed.", 30.0, ge=0.05, le=86_400
+        "Age at which rows are flushed; the rest of a backlog is, once all of it was read.",
+        30.0,
+        ge=0.05,
+        le=86_400,
     )
     flush_batch_size: Integer = setting(
         "Rows at which they are flushed.", 10_000, ge=1, le=1_000_000_000

@@ -109,6 +109,10 @@ class Failed:
 Outcome = Flushed | Committed | Failed
 
 
+#: A batch that was sealed for one of these may leave the rest of a backlog behind it.
+_FULL = (SealReason.BYTES, SealReason.ROWS, SealReason.PRESSURE)
+
+
 @dataclass(slots=True)
 class _InFlight:
     nbytes: int
@@ -136,6 +140,8 @@ class Engine:
         self._size = RecordSize()
         #: Bytes of what waits outside because it does not fit; 0 if nothing does.
         self._waiting = 0
+        #: Whether the batch before the open one was full.
+        self._after_full = False
         self._prefix = batch_prefix
         self._sealed_count = 0
 
@@ -158,6 +164,11 @@ class Engine:
     def room_bytes(self) -> int:
         """Arrow bytes that may still arrive."""
         return max(0, self.limits.buffer_bytes_max - self.used_bytes)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are rows that follow a full batch: perhaps the rest of a backlog."""
+        return self._after_full and self._open.first_row_at is not None
 
     def poll_budget(self) -> int:
         """Records to ask for in the next poll; 0 while draining or stopped.
@@ -236,6 +247,17 @@ class Engine:
         self.ledger.add(offsets)
         return actions + self.tick(now)
 
+    def caught_up(self, now: float) -> list[Action]:
+        """All that the topic has was read. Idempotent.
+
+        The rest of a backlog is sealed now rather than after `flush_interval_seconds`; a topic that
+        trickles makes no more commits for it.
+        """
+        busy = len(self._in_flight) >= self.limits.batches_in_flight_max
+        if self.stopped or busy or not self.behind:
+            return []
+        return [self._seal(SealReason.CAUGHT_UP), *self.tick(now)]
+
     def settle(self, now: float) -> list[Action]:
         """Nothing more comes for now: what is buffered is sealed at once. Idempotent."""
         if self.stopped:
@@ -267,6 +289,7 @@ class Engine:
         ranges = self.ledger.seal(batch_id)
         self._in_flight[batch_id] = _InFlight(self._open.nbytes, self._open.rows, "flushing")
         self._open = OpenBatch()
+        self._after_full = reason in _FULL
         return Seal(batch_id, reason, ranges)
 
     def _next_commit(self) -> list[Action]:

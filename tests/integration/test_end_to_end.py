@@ -148,6 +148,26 @@ def test_sigterm_commits_what_was_consumed_and_ends_with_0(
 
 
 @pytest.mark.integration
+def test_the_rest_of_a_backlog_does_not_wait_for_the_interval(
+    kafka_bootstrap: str, rest_catalog: CatalogAt, topic: str, tmp_path: Path
+) -> None:
+    program = Program(tmp_path, kafka_bootstrap, topic, rest_catalog)
+    written = produce_events(kafka_bootstrap, topic, 2_500)
+    environ = {
+        "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": "3600",
+        "K2I_BUFFER_FLUSH_BATCH_SIZE": "1000",
+        "K2I_KAFKA_BATCH_SIZE": "1000",
+    }
+    process = program.start(environ=environ)
+    deadline = time.monotonic() + 60
+    while total_rows(program) < len(written) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert_exactly_once(landed(program), expected(written))
+
+
+@pytest.mark.integration
 @pytest.mark.timeout(600)
 def test_five_kills_on_the_way_lose_and_double_nothing(
     kafka_bootstrap: str, rest_catalog: CatalogAt, topic: str, tmp_path: Path
