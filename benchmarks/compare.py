@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,13 @@ from benchmarks.services import Services, services
 #: Longest that a table may go without growing, in seconds.
 PATIENCE_SECONDS = 240.0
 #: Figures of a run, of which median, least and most are told.
-FIGURES = ("cpu_seconds_per_million_rows", "rows_per_second", "peak_rss_mb", "start_cpu_seconds")
+FIGURES = (
+    "cpu_seconds_per_million_rows",
+    "services_cpu_seconds_per_million_rows",
+    "rows_per_second",
+    "peak_rss_mb",
+    "start_cpu_seconds",
+)
 
 
 class StalledError(Exception):
@@ -47,6 +54,7 @@ class Outcome:
     """One run of one engine; CPU and time are those after the first bytes."""
 
     cpu_seconds_per_million_rows: float
+    services_cpu_seconds_per_million_rows: float
     rows_per_second: int
     peak_rss_mb: int
     start_cpu_seconds: float
@@ -123,7 +131,7 @@ def _in_turn(
             table = f"{name.replace('-', '_')}_{turn}"
             catalog = running.catalog
             rest = RestCatalog("bench", uri=catalog.uri, warehouse=catalog.warehouse)
-            job = Job(topic, catalog, table, folder, interval, running.kafka, rest)
+            job = Job(topic, catalog, table, folder, interval, running.kafka, rest, running.pids)
             print(f"== {name}, run {turn + 1} of {runs}", file=sys.stderr, flush=True)
             outcomes[name].append(_measured(ENGINES[name], job))
     return outcomes
@@ -140,7 +148,7 @@ def _measured(engine: Engine, job: Job) -> Outcome:
             stderr=subprocess.STDOUT,
         )
     try:
-        with Meter(process.pid, port) as meter:
+        with Meter(process.pid, port, job.services) as meter:
             end = _completed(engine, job, process)
     finally:
         if process.poll() is None:
@@ -155,6 +163,9 @@ def _measured(engine: Engine, job: Job) -> Outcome:
     millions = job.topic.messages / 1e6
     return Outcome(
         cpu_seconds_per_million_rows=round((last.cpu_seconds - first.cpu_seconds) / millions, 2),
+        services_cpu_seconds_per_million_rows=round(
+            (last.services_seconds - first.services_seconds) / millions, 2
+        ),
         rows_per_second=round(job.topic.messages / (end - first.at)),
         peak_rss_mb=round(meter.peak_rss_mb),
         start_cpu_seconds=round(first.cpu_seconds, 2),
@@ -231,9 +242,16 @@ def _summed_up(engine: Engine, found: list[Outcome]) -> dict[str, Any]:
     return {**summed, "runs": [asdict(one) for one in found]}
 
 
+def limit(engine: Mapping[str, float], processors: int) -> float:
+    """Rows/s if the engine, the broker and the catalog kept all processors busy all the time."""
+    engine_seconds = engine["cpu_seconds_per_million_rows"]
+    return processors * 1e6 / (engine_seconds + engine["services_cpu_seconds_per_million_rows"])
+
+
 def _show(report: dict[str, Any]) -> None:
     table = Table(title=f"{report['messages']:,} events of {report['bytes_per_message']} bytes")
-    for column in ("engine", "CPU s per million", "rows/s", "peak MB", "start, CPU s", "table"):
+    figures = ("CPU s per million", "services CPU", "rows/s", "limit")
+    for column in ("engine", *figures, "peak MB", "start, CPU s", "table"):
         table.add_column(column, justify="left" if column in ("engine", "table") else "right")
     for each in report["engines"].values():
         spread = [one["cpu_seconds_per_million_rows"] for one in each["runs"]]
@@ -241,7 +259,9 @@ def _show(report: dict[str, Any]) -> None:
         table.add_row(
             each["title"],
             cpu if len(spread) == 1 else f"{cpu} ({min(spread):.2f} to {max(spread):.2f})",
+            f"{each['services_cpu_seconds_per_million_rows']:.2f}",
             f"{each['rows_per_second']:,.0f}",
+            f"{limit(each, report['cpus']):,.0f}",
             f"{each['peak_rss_mb']:,.0f}",
             f"{each['start_cpu_seconds']:.1f}",
             "equals the topic" if each["table_equals_topic"] else "DIFFERS",

@@ -74,6 +74,7 @@ class Job:
         interval_seconds: how often it commits.
         broker: the broker's service, whose jars hold Kafka Connect.
         rest: a client of the catalog.
+        services: pids of broker and catalog.
     """
 
     topic: Topic
@@ -83,6 +84,7 @@ class Job:
     interval_seconds: float
     broker: Kafka
     rest: RestCatalog
+    services: tuple[int, ...] = ()
 
     @property
     def identifier(self) -> str:

@@ -12,6 +12,7 @@ import re
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look: when (monotonic), CPU seconds and bytes received so far."""
+    """One look: when (monotonic), CPU seconds and bytes received so far, CPU of the services."""
 
     at: float
     cpu_seconds: float
     received: int
+    services_seconds: float
 
 
 class NoDataError(Exception):
@@ -40,10 +42,12 @@ class Meter:
     Args:
         pid: root of the tree.
         broker_port: whose connections count as the topic's.
+        services: roots of the trees that it works with, whose CPU is apart.
     """
 
-    def __init__(self, pid: int, broker_port: int) -> None:
+    def __init__(self, pid: int, broker_port: int, services: Sequence[int] = ()) -> None:
         self._pid = pid
+        self._services = services
         self._port = broker_port
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._main, daemon=True)
@@ -75,7 +79,9 @@ class Meter:
             if root is None or root[0] == "Z":
                 return  # it has ended
             self.peak_rss_mb = max(self.peak_rss_mb, sum(map(peak_mb, pids)))
-            self.samples.append(Sample(time.monotonic(), cpu, received(pids, self._port)))
+            bytes_seen = received(pids, self._port)
+            beside = sum(cpu_seconds(each) for root in self._services for each in tree(root))
+            self.samples.append(Sample(time.monotonic(), cpu, bytes_seen, beside))
             self._done.wait(EVERY_SECONDS)
 
     def first_data(self) -> Sample:

@@ -24,10 +24,12 @@ class Services:
     Args:
         kafka: the broker; runs if it was asked for.
         catalog: the REST catalog, its warehouse in a local folder.
+        pids: of what runs.
     """
 
     kafka: Kafka
     catalog: CatalogAt
+    pids: tuple[int, ...]
 
     @property
     def bootstrap(self) -> str:
@@ -47,7 +49,8 @@ def services(home: Path, names: Sequence[str] = NAMES) -> Iterator[Services]:
             running[name].up()
         client = running["iceberg-rest"].client()
         catalog = CatalogAt(client["ICEBERG_REST_URI"], client["ICEBERG_REST_WAREHOUSE"])
-        yield Services(cast(Kafka, running["kafka"]), catalog)
+        pids = tuple(pid for name in names if (pid := running[name].pid()) is not None)
+        yield Services(cast(Kafka, running["kafka"]), catalog, pids)
     finally:
         for name in names:
             running[name].down()
