@@ -1,11 +1,9 @@
-"""Rate and CPU of the program over message size, columns, Kafka partitions and table partitions.
+"""Rate and CPU of the program over message size, columns, partitions of topic and table, tables.
 
 Each point is a topic of bounded bytes that the program ingests into a table of its own, typed; its
 figures are those of `benchmarks.ingested`, start-up apart, and DuckDB compares the table with the
 topic. A point is a cliff if it is more than three times worse than a neighbour, both per byte and
 per row: a larger message may cost more per row, and a smaller one more per byte.
-
-There is no curve over the number of tables: one run of the program fills one table.
 """
 
 from __future__ import annotations
@@ -20,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka.admin import AdminClient
-
-from benchmarks import drawing, report, shapes
+from benchmarks import drawing, many, report, shapes
 from benchmarks import topic as topics
 from benchmarks.ingested import Cost, EndedError, ingest, program_of
 from benchmarks.services import Services, services
@@ -54,7 +50,8 @@ class Curve:
         title: of the axis.
         values: of the points, rising.
         quick: those of a small run.
-        filled: makes the topic of a point of at most so many bytes.
+        filled: makes the topic of a point of at most so many bytes; None where the points are
+            numbers of tables, each with a topic of its own.
         per_byte: whether the cost is told per gigabyte; else per million rows.
         kept: whether the next point can have the same topic.
     """
@@ -62,7 +59,7 @@ class Curve:
     title: str
     values: Sequence[int]
     quick: Sequence[int]
-    filled: Callable[[str, int, int], Point]
+    filled: Callable[[str, int, int], Point] | None
     per_byte: bool
     kept: bool = False
 
@@ -124,6 +121,7 @@ CURVES = {
         per_byte=False,
         kept=True,
     ),
+    "tables": Curve("tables", (1, 5, 20, 50), (1, 5), None, per_byte=False),
 }
 
 
@@ -194,6 +192,10 @@ class _Measure:
     def points(self, curve: Curve, values: Sequence[int]) -> list[dict[str, Any]]:
         found, kept = [], None
         for value in values:
+            print(f"== {curve.title}: {value:,}", file=sys.stderr, flush=True)
+            if curve.filled is None:
+                found.append(self._tables(value))
+                continue
             with self._topic(curve, value, kept) as point:
                 kept = point.topic if curve.kept else None
                 found.append(self._point(value, point))
@@ -202,20 +204,29 @@ class _Measure:
     @contextmanager
     def _topic(self, curve: Curve, value: int, kept: topics.Topic | None) -> Iterator[Point]:
         """The topic of a point, deleted afterwards unless the next point has it, too."""
-        print(f"== {curve.title}: {value:,}", file=sys.stderr, flush=True)
         bootstrap = self.running.bootstrap
         if kept is not None:
             topic = kept
             yield Point(topic, lambda at: topics.compared(topic, at, typed=True), bucketed(value))
             return
+        assert curve.filled is not None
         point = curve.filled(bootstrap, value, self.bytes_max)
         yield point
         if not curve.kept:
-            admin, name = (
-                AdminClient({"bootstrap.servers": bootstrap, "log_level": 4}),
-                point.topic.name,
-            )
-            admin.delete_topics([name])[name].result(60)
+            many.removed(bootstrap, [point.topic])
+
+    def _tables(self, count: int) -> dict[str, Any]:
+        bootstrap = self.running.bootstrap
+        sources = many.filled(bootstrap, count, _messages(self.bytes_max, ORDER_BYTES))
+        costs, equal = [], True
+        for turn in range(self.runs):
+            cost, same = many.ingest(self.home / f"tables_{count}_{turn}", self.running, sources)
+            costs.append(cost)
+            equal = equal and same
+        many.removed(bootstrap, sources)
+        messages = sum(source.messages for source in sources)
+        whole = topics.Topic(bootstrap, "all", messages, sources[0].message_bytes, {})
+        return {"value": count, **told(whole, costs), "table_equals_topic": equal}
 
     def _point(self, value: int, point: Point) -> dict[str, Any]:
         costs, equal = [], True

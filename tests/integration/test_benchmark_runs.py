@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCALING = "scaling --curves table-partitions --quick --megabytes 1"
+SCALING = "scaling --curves table-partitions,tables --quick --megabytes 3"
 MEMORY = "memory --messages 3000 --partitions 3 --buckets 3"
 LIMITS = "limits --messages 3000 --runs 1"
 FORMATS = "formats --messages 3000 --runs 1"
