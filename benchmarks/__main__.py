@@ -46,7 +46,7 @@ BENCHMARKS = {
     "memory": ("peak memory with a small buffer, a large backlog and many partitions", memory),
     "profile": ("where the CPU of an ingestion goes, stage by stage", profile),
     "recovery": ("the start after a crash, on tables with 100 and 1000 snapshots", recovery),
-    "scaling": ("rate and CPU over message size, columns, Kafka and table partitions", scaling),
+    "scaling": ("rate and CPU over message size, columns, partitions of topic and table, tables", scaling),
     "start": ("from `k2i ingest` on a table that exists to the first record", start),
     "timeline": ("the CPU of each stage over time, and how long two ran at once", timeline),
     "verify": ("`k2i verify` of a table of ten million rows", verify),
