@@ -149,7 +149,15 @@ def _k2i(job: Job, form: str) -> Started:
     return Started([sys.executable, *words, "--plain"], environ)
 
 
-def _k2i_rust(job: Job) -> Started:
+def rust_k2i(job: Job, *, rows: int = 100_000, buffer_mb: int = 256, extra: str = "") -> Started:
+    """K2I in Rust, raw.
+
+    Args:
+        job: what it does.
+        rows: after which it flushes, if the interval has not passed before.
+        buffer_mb: size of its buffer.
+        extra: further TOML.
+    """
     job.make_table(RAW)
     config = job.folder / "k2i.toml"
     config.write_text(
@@ -171,15 +179,16 @@ def _k2i_rust(job: Job) -> Started:
         table_name = "{job.table}"
         compression = "zstd"
         [buffer]
-        max_size_mb = 256
+        max_size_mb = {buffer_mb}
         flush_interval_seconds = {max(1, round(job.interval_seconds))}
-        flush_batch_size = 100000
+        flush_batch_size = {rows}
         [transaction_log]
         log_dir = "{job.folder / "log"}"
         [monitoring]
         metrics_port = {free_port()}
         health_port = {free_port()}
         log_level = "warn"
+        {extra}
         """,
         encoding="utf-8",
     )
@@ -279,7 +288,7 @@ ENGINES: dict[str, Engine] = {
     "k2i-raw": Engine("K2I for Python, raw bytes", lambda job: _k2i(job, "raw"), typed=False),
     "k2i-rust": Engine(
         "K2I in Rust, raw bytes",
-        _k2i_rust,
+        rust_k2i,
         typed=False,
         coordinates=("partition", "offset"),
         by_name=True,
