@@ -31,7 +31,7 @@ def shown(frame: pl.DataFrame, rows_before: int, took_seconds: float) -> Table:
     rows = int(frame["rows"].sum())
     new = rows - rows_before if rows_before else 0
     title = f"{rows:,} rows, {new:+,} since the last look, asked in {took_seconds * 1000:.0f} ms"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", min_width=70)
     table.add_column(frame.columns[0])
     for column in frame.columns[1:]:
         table.add_column(column, justify="right")
