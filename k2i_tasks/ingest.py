@@ -28,7 +28,7 @@ from k2i_tasks.errors import EXIT_SIGNAL, Component, ConfigError, K2IError, Serv
 from k2i_tasks.fleet import Fleet
 from k2i_tasks.metrics import Metrics
 from k2i_tasks.ports import TrackerFactory
-from k2i_tasks.resident import bounded, frugal
+from k2i_tasks.resident import bounded
 from k2i_tasks.runner import Runner
 from k2i_tasks.serving.http import Binding, HttpServer
 from k2i_tasks.serving.pages import health_server, metrics_server
@@ -135,7 +135,6 @@ def run_ingest(config: Config, options: IngestOptions, tracker_factory: TrackerF
 
     Prints one clear message for an error raised on purpose; anything else leaves as it is.
     """
-    frugal()
     live = not options.plain and can_draw(Console())
     with ExitStack() as stack:
         stopper = Stopper()

@@ -1,12 +1,10 @@
-"""Keeps memory that is free, but still held by the process, small.
+"""Gives memory that is free but still held back to the system, before too much of it is held.
 
 What a fetch of Kafka's brings is let go in another order than it came in, so that the C library's
-heaps are full of holes: with 64 partitions half of it, some 200 MB. By its defaults the library
-has many heaps, and keeps blocks of up to 32 MB in them once some as large were freed; `frugal` has
-it give large ones back at once. Of the others it gives back only what lies at a heap's end, unless
-it is told to look everywhere (`malloc_trim`). That costs new page faults, so it is done only when
-the process is large. What is garbage in cycles goes first: commits leave some of PyIceberg's, and
-the collector rarely comes by itself (`collector`).
+heap is full of holes: with 64 partitions half of it, some 200 MB. The library gives back only what
+lies at its end, unless it is told to look everywhere (`malloc_trim`). That costs new page faults,
+so it is done only when the process is large. What is garbage in cycles goes first: commits leave
+some of PyIceberg's, and the collector rarely comes by itself (`collector`).
 """
 
 from __future__ import annotations
@@ -29,29 +27,6 @@ BUFFER_TIMES = 1.25
 LOOK_SECONDS = 0.5
 REST_SECONDS = 2.0
 _STATM = Path("/proc/self/statm")
-#: Options of the C library by their numbers, see mallopt(3). Larger blocks are pages of their own.
-_M_MMAP_THRESHOLD, PAGED_BYTES = -3, 256 << 10
-#: What may lie free at the end of a heap; otherwise it would come and go with each block there.
-_M_TRIM_THRESHOLD, FREE_BYTES = -1, 8 << 20
-_M_ARENA_MAX, HEAPS = -8, 2
-
-
-def frugal() -> bool:
-    """Has the C library keep less free memory from now on; whether it can be told so.
-
-    Threads that have started already keep their heaps. Idempotent.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    told = [
-        mallopt(_M_MMAP_THRESHOLD, PAGED_BYTES),
-        mallopt(_M_TRIM_THRESHOLD, FREE_BYTES),
-        mallopt(_M_ARENA_MAX, HEAPS),
-    ]
-    return all(told)
 
 
 def resident_bytes() -> int:

@@ -39,29 +39,3 @@ def test_holes_are_given_back_by_a_large_process_alone(base_mb: int, wanted: str
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-#: Half of 128 MB in blocks of 512 KB is let go, after a large one was, as fetches come and go.
-BLOCKS = """
-import sys
-from k2i_tasks import resident
-assert sys.argv[1] == "default" or resident.frugal()
-large = bytes(16 << 20)
-del large
-pieces = [b"%d" % number * (512 << 10) for number in range(256)]
-pieces = [piece[: 512 << 10] for piece in pieces]
-whole = resident.resident_bytes()
-del pieces[::2]
-print((whole - resident.resident_bytes()) >> 20)
-"""
-
-
-@pytest.mark.skipif(resident.trimmer() is None, reason="this C library cannot")
-def test_large_blocks_are_given_back_at_once_once_that_was_asked_for() -> None:
-    def given_back_mb(how: str) -> int:
-        words = [sys.executable, "-c", BLOCKS, how]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        return int(done.stdout)
-
-    assert given_back_mb("frugal") >= 60
-    assert given_back_mb("default") <= 8
