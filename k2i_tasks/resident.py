@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 #: Size from which on memory is given back: this, and so many times the bound of the buffers.
 BASE_BYTES = 300 << 20
 BUFFER_TIMES = 1.25
-#: Time between two looks, and at least between two times that memory is given back, in seconds.
-LOOK_SECONDS = 0.5
-REST_SECONDS = 2.0
+#: Time between two looks, in seconds.
+LOOK_SECONDS = 0.25
+#: Rest after memory was given back, in times of what that took: a twentieth of the time at most.
+REST_TIMES = 19
 _STATM = Path("/proc/self/statm")
 
 
@@ -63,12 +65,12 @@ def bounded(buffer_bytes_max: int) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS):
-            before = resident_bytes()
+            before, began = resident_bytes(), time.monotonic()
             if before > limit:
                 gc.collect()
                 trim()
                 log.debug("%d MB given back of %d", (before - resident_bytes()) >> 20, before >> 20)
-                ended.wait(REST_SECONDS)
+                ended.wait(REST_TIMES * (time.monotonic() - began))
 
     thread = threading.Thread(target=watch, name="k2i-memory", daemon=True)
     thread.start()
