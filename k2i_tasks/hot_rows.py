@@ -1,8 +1,12 @@
-"""Rows of the hot buffer in the columns of the table: made once a piece, shared by all queries."""
+"""Rows of the hot buffer in the columns of the table: made once, shared by all queries.
+
+For scans each piece becomes a frame that shares its memory, and frames that follow one another are
+put into one, some pieces at a time: a query that comes later joins a few of those, and not hundreds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2i_tasks.buffer.hot import Held, HotBuffer
+from k2i_tasks.buffer.made import Made
 from k2i_tasks.buffer.piece import Piece
 from k2i_tasks.errors import Component, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.arrow import align, arrow_schema
@@ -21,6 +26,10 @@ if TYPE_CHECKING:
 
 #: Bytes that polars' view of a string takes beside the string.
 VIEW_BYTES = 16
+#: What a frame takes for each column of each piece, beside the values.
+FRAME_COLUMN_BYTES = 256
+#: Most pieces of one frame: so many are put behind one another at once, or cut from their front.
+FRAME_PIECES_MAX = 64
 
 
 class HotRows:
@@ -66,6 +75,8 @@ class HotRows:
         plain = pa.schema(
             [pa.field(one.name, one.type, one.nullable) for one in arrow_schema(both)]
         )
+        if known is not None and known[3].equals(plain):
+            plain = known[3]  # one for all: what was made is known by it
         self._known = (table, tuple(schemas), both, plain)
         return both, plain
 
@@ -89,17 +100,28 @@ class HotRows:
         from k2i_tasks.cold_frame import as_frame
 
         _both, columns = self.columns(head, self.schemas(held.pieces))
-        frames = []
-        for piece in held.pieces:
-            chosen = piece.chosen(base)
-            if chosen is not None and not len(chosen):
-                continue
-            frame = self._frame(piece, columns)
-            frames.append(frame if chosen is None else frame[chosen])
-        if not frames:
+        chosen = [part for made in self._made(held, columns) for part in _chosen(made, base)]
+        if not chosen:
             return as_frame(columns.empty_table()).lazy(), 0
-        joined = pl.concat(frames, rechunk=False)
-        return joined.lazy(), joined.height
+        # Only what a query asks for is then joined.
+        lazy = pl.concat([frame.lazy() for frame in chosen]) if chosen[1:] else chosen[0].lazy()
+        return lazy, sum(frame.height for frame in chosen)
+
+    def row(self, piece: Piece, at: int) -> pa.Table:
+        """One row of a piece, as `shaped` gives it.
+
+        Args:
+            piece: of this buffer, or not any more.
+            at: which of its rows.
+        """
+        known = self._known
+        if known is not None:
+            ordered = piece.ordered
+            if ordered is None or ordered[0] is not known[3]:
+                ordered = piece.ordered = (known[3], self._ordered(piece, known[3]))
+            if ordered[1] is not None:
+                return pa.Table.from_batches([ordered[1].slice(at, 1)], known[3])
+        return self.shaped([piece.table.slice(at, 1)])
 
     def shaped(self, tables: Sequence[pa.Table]) -> pa.Table:
         """A few rows in the table's columns, as far as those are known."""
@@ -108,13 +130,11 @@ class HotRows:
         known = self._known
         if known is not None:
             given = tables[0].schema
-            plan = self._plan
-            if plan is None or plan[1] is not known[3] or not plan[0].equals(given):
-                plan = self._plan = (given, known[3], _order(given, known[3]))
-            if plan[2] is not None and all(each.schema.equals(given) for each in tables[1:]):
+            order = self._order(given, known[3])
+            if order is not None and all(each.schema.equals(given) for each in tables[1:]):
                 table = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
                 columns = table.columns
-                return pa.Table.from_arrays([columns[at] for at in plan[2]], schema=known[3])
+                return pa.Table.from_arrays([columns[at] for at in order], schema=known[3])
             try:
                 return _aligned(tables, known[3])
             except SchemaConflictError:
@@ -136,25 +156,53 @@ class HotRows:
     def type_of(self, name: str) -> pa.DataType | None:
         """The type of a column in memory; None where there is none."""
         known = self._known
-        if known is not None and name in known[3].names:
-            return known[3].field(name).type
+        at = -1 if known is None else known[3].get_field_index(name)
+        if known is not None and at >= 0:
+            return known[3].field(at).type
         first, _end = self._buffer.span()
         for piece in self._buffer.pieces_from(first):
             if name in piece.table.schema.names:
                 return piece.table.schema.field(name).type
         return None
 
-    def _frame(self, piece: Piece, columns: pa.Schema) -> pl.DataFrame:
-        from k2i_tasks.cold_frame import as_frame
+    def _order(self, given: pa.Schema, columns: pa.Schema) -> list[int] | None:
+        """Where the columns stand in `given`; None where they differ in more than their order."""
+        plan = self._plan
+        same = plan is not None and plan[1] is columns
+        if plan is None or not same or not (plan[0] is given or plan[0].equals(given)):
+            plan = self._plan = (given, columns, _order(given, columns))
+        return plan[2]
 
-        made = piece.made
-        if made is not None and (made[0] is columns or made[0].equals(columns)):
-            frame: pl.DataFrame = made[1]
-            return frame
-        table = align(piece.table, columns)
-        frame = as_frame(table)
-        self._buffer.keep_made(piece, (columns, frame), _made_bytes(piece.table, table))
-        return frame
+    def _ordered(self, piece: Piece, columns: pa.Schema) -> pa.RecordBatch | None:
+        """The piece in these columns; None where that takes more than their order."""
+        order = self._order(piece.schema, columns)
+        batches = [] if order is None else piece.table.to_batches()
+        return batches[0].select(order) if len(batches) == 1 else None
+
+    def _made(self, held: Held, columns: pa.Schema) -> list[Made]:
+        """Frames of all pieces that have rows, in order; what is new of them is kept."""
+        there = {
+            made.first: made
+            for made in held.made
+            if made.columns is columns or made.columns.equals(columns)
+        }
+        groups: list[list[Made]] = []
+        end = 0
+        for piece in held.pieces:
+            if not piece.rows or piece.first < end:
+                continue
+            made = there.get(piece.first) or _framed(piece, columns)
+            end = made.end
+            groups.append([made])
+            # Each piece is joined about as often as the logarithm of their number.
+            while len(groups) > 1 and _fit(_count(groups[-2]), _count(groups[-1])):
+                last = groups.pop()
+                groups[-1] += last
+        found = [_joined(group) for group in groups]
+        for made in found:
+            if there.get(made.first) is not made:
+                self._buffer.keep(made)
+        return found
 
 
 def rows_of(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -178,6 +226,48 @@ def _order(given: pa.Schema, columns: pa.Schema) -> list[int] | None:
         for at, column in zip(order, columns, strict=True)
     )
     return order if plain else None
+
+
+def _framed(piece: Piece, columns: pa.Schema) -> Made:
+    from k2i_tasks.cold_frame import as_frame
+
+    table = align(piece.table, columns)
+    nbytes = _made_bytes(piece.table, table) + FRAME_COLUMN_BYTES * len(columns)
+    return Made((piece,), columns, as_frame(table), nbytes)
+
+
+def _count(group: list[Made]) -> int:
+    return sum(len(made.pieces) for made in group)
+
+
+def _fit(before: int, last: int) -> bool:
+    return before <= 2 * last and before + last <= FRAME_PIECES_MAX
+
+
+def _joined(group: list[Made]) -> Made:
+    if len(group) == 1:
+        return group[0]
+    import polars as pl
+
+    pieces = tuple(piece for made in group for piece in made.pieces)
+    frame = pl.concat([made.frame for made in group], rechunk=False)
+    return Made(pieces, group[0].columns, frame, sum(made.nbytes for made in group))
+
+
+def _chosen(made: Made, base: Offsets) -> Iterator[pl.DataFrame]:
+    """The rows at `base` and behind it, in order: whole stretches where all are."""
+    start = at = 0
+    for piece in made.pieces:
+        chosen = piece.chosen(base)
+        if chosen is not None:
+            if at > start:
+                yield made.frame.slice(start, at - start)
+            if len(chosen):
+                yield made.frame.slice(at, piece.rows)[chosen]
+            start = at + piece.rows
+        at += piece.rows
+    if at > start:
+        yield made.frame.slice(start, at - start) if start else made.frame
 
 
 def _different(tables: Sequence[pa.Table]) -> tuple[pa.Schema, ...]:

@@ -114,7 +114,7 @@ class TableView:
         row = None if piece is None else piece.row_at(tp, offset)
         if piece is None or row is None:
             return self._rows.none()
-        return self._rows.shaped([piece.table.slice(row, 1)])
+        return self._rows.row(piece, row)
 
     def with_key(self, value: object) -> pa.Table:
         """See `views.View.with_key`."""
@@ -133,15 +133,19 @@ class TableView:
         key = key_scalar(value, kind)
         if not key.is_valid:
             return self._rows.none()
-        found: list[pa.Table] = []
+        candidates: list[tuple[Piece, list[int]]] = []
         if indexed is not None and indexed > first:
-            candidates = self._upkeep.index.rows(key_hash(key), first, min(end, indexed))
-            found += _equal(self._buffer.pieces_of(candidates), name, key)
+            numbers = self._upkeep.index.rows(key_hash(key), first, min(end, indexed))
+            candidates = self._buffer.pieces_of(numbers)
+        newer: list[pa.Table] = []
         for piece in self._buffer.pieces_from(max(first, indexed or first)):
             if piece.rows and piece.end > (indexed or first):
                 skip = max(0, (indexed or first) - piece.first)
-                found += _scanned(piece, skip, name, key)
-        return self._rows.shaped(found)
+                newer += _scanned(piece, skip, name, key)
+        if not newer and len(candidates) == 1 and len(candidates[0][1]) == 1:
+            [(piece, [row])] = candidates
+            return self._rows.row(piece, row) if _has(piece, row, name, key) else self._rows.none()
+        return self._rows.shaped([*_equal(candidates, name, key), *newer])
 
     def after(self, positions: Offsets | None, rows_max: int) -> Tail:
         """See `views.View.after`."""
@@ -160,7 +164,7 @@ class TableView:
             chosen = np.arange(piece.rows) if chosen is None else chosen
             if len(chosen) > left:
                 chosen = chosen[:left]
-                partitions, offsets = piece.places()
+                partitions, offsets = piece.partitions(), piece.offsets()
                 last = dict(zip(partitions[chosen].tolist(), offsets[chosen].tolist(), strict=True))
                 ends = {tp: last[tp.partition] + 1 for tp in piece.ranges if tp.partition in last}
                 at.update(ends)
@@ -270,14 +274,17 @@ def _base(held: Held, head: Head | None, name: str) -> dict[TopicPartition, int]
     return base
 
 
+def _has(piece: Piece, row: int, name: str, key: pa.Scalar) -> bool:
+    """Whether the row has the key indeed: two keys may share a hash."""
+    value = piece.table.column(name)[row]
+    if value.type == key.type and not pa.types.is_floating(key.type):
+        return bool(value.equals(key))
+    return pc.equal(value, key).as_py() is True
+
+
 def _equal(candidates: list[tuple[Piece, list[int]]], name: str, key: pa.Scalar) -> list[pa.Table]:
-    """The rows that have the key indeed: two keys may share a hash."""
+    """Those of the rows that have the key indeed."""
     found: list[pa.Table] = []
-    if len(candidates) == 1 and len(candidates[0][1]) == 1:
-        [(piece, [row])] = candidates
-        value = piece.table.column(name)[row]
-        if value.type == key.type and not pa.types.is_floating(key.type):
-            return [piece.table.slice(row, 1)] if value.equals(key) else []
     for piece, rows in candidates:
         part = rows_of(piece.table, np.array(rows, np.int64))
         if found and part.schema.equals(found[-1].schema):

@@ -11,11 +11,12 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Any, Protocol
+from itertools import islice, takewhile
+from typing import Protocol
 
 import pyarrow as pa
 
+from k2i_tasks.buffer.made import AllMade, Made
 from k2i_tasks.buffer.piece import PLACE_COLUMNS, Piece, joined_ranges
 from k2i_tasks.errors import IntegrityError
 from k2i_tasks.types import (
@@ -38,12 +39,14 @@ class Held:
         positions: the next offset to consume, per partition of the share; empty before the first.
         floor: from where on memory has every row, per partition.
         start: where the share began, per partition.
+        made: what readers have made of some of the pieces, in their order.
     """
 
     pieces: tuple[Piece, ...]
     positions: Offsets
     floor: Offsets
     start: Offsets
+    made: tuple[Made, ...]
 
 
 class Worker(Protocol):
@@ -94,8 +97,9 @@ class HotBuffer:
         self._schema: pa.Schema | None = None
         #: Rows that were ever appended.
         self._rows = 0
-        #: What is not committed, what is kept, and what readers have made of either.
-        self._pending_bytes = self._kept_bytes = self._made_bytes = 0
+        #: What is not committed, and what is kept.
+        self._pending_bytes = self._kept_bytes = 0
+        self._made = AllMade()
         self._index_bytes = 0
         self._positions: dict[TopicPartition, int] = {}
         self._floor: dict[TopicPartition, int] = {}
@@ -244,14 +248,13 @@ class HotBuffer:
         with self._lock:
             first = self._pieces[0].first if self._kept else 0
             rows = self._pieces[self._kept - 1].end - first if self._kept else 0
-            return rows, self._kept_bytes + self._made_bytes + self._index_bytes
+            return rows, self._kept_bytes + self._made.nbytes + self._index_bytes
 
     def held(self) -> Held:
         """All that is in memory now; tables are shared, not copied."""
         with self._lock:
-            return Held(
-                tuple(self._pieces), dict(self._positions), dict(self._floor), dict(self._start)
-            )
+            positions, floor, start = map(dict, (self._positions, self._floor, self._start))
+            return Held(tuple(self._pieces), positions, floor, start, self._made.all)
 
     def scan(self) -> tuple[pa.Table, ...]:
         """All rows in memory, oldest first; the tables are shared, not copied."""
@@ -294,22 +297,16 @@ class HotBuffer:
         with self._lock:
             return self._pieces[0].first if self._pieces else self._rows, self._rows
 
-    def keep_made(self, piece: Piece, made: tuple[Any, Any], nbytes: int) -> None:
-        """Keeps what a reader made of a piece as long as the piece, if there is room for it.
+    def keep(self, made: Made) -> None:
+        """Keeps what a reader made of pieces as long as those, if there is room for it.
 
-        Args:
-            piece: of this buffer, or none of it any more.
-            made: for what it was made, and what it is.
-            nbytes: memory that it takes beside the piece's.
+        It takes the place of what was made of the same pieces before. Some of them may be gone, or
+        joined to others: then it is not kept.
         """
         with self._lock:
-            piece.made, self._made_bytes = None, self._made_bytes - piece.made_bytes
-            piece.made_bytes = 0
-            if not self._has(piece):
-                return
-            if self._used_bytes + nbytes <= self._bytes_max:
-                piece.made, piece.made_bytes = made, nbytes
-                self._made_bytes += nbytes
+            freed = self._made.bytes_of(made.first, made.end)
+            if self._used_bytes + made.nbytes - freed <= self._bytes_max and self._has(made):
+                self._made.put(made)
 
     # For what works on pieces that are there: see `upkeep`.
 
@@ -337,7 +334,7 @@ class HotBuffer:
             self._pieces[at : at + len(old)] = [new]
             self._kept -= len(old) - 1
             self._kept_bytes += new.nbytes - sum(piece.nbytes for piece in old)
-            self._made_bytes -= sum(piece.made_bytes for piece in old)
+            self._made.forget(new.first, new.end)
             for tp, span in new.ranges.items():
                 starts, pieces = self._by_start[tp]
                 first, last = bisect_left(starts, span.start), bisect_left(starts, span.end)
@@ -349,18 +346,20 @@ class HotBuffer:
 
     @property
     def _used_bytes(self) -> int:
-        return self._pending_bytes + self._kept_bytes + self._made_bytes + self._index_bytes
+        return self._pending_bytes + self._kept_bytes + self._made.nbytes + self._index_bytes
 
-    def _has(self, piece: Piece) -> bool:
-        at = bisect_right(self._pieces, piece.first, key=_first) - 1
-        return at >= 0 and self._pieces[at] is piece
+    def _has(self, made: Made) -> bool:
+        at = max(0, bisect_right(self._pieces, made.first, key=_first) - 1)
+        there = takewhile(lambda piece: piece.first < made.end, islice(self._pieces, at, None))
+        return tuple(piece for piece in there if piece.rows) == made.pieces
 
     def _forget(self) -> None:
         self._open, self._given, self._sealed = [], 0, {}
 
     def _empty(self) -> None:
         self._pieces, self._by_start = [], {}
-        self._kept = self._pending_bytes = self._kept_bytes = self._made_bytes = 0
+        self._kept = self._pending_bytes = self._kept_bytes = 0
+        self._made.clear()
 
     def _make_room(self) -> None:
         """Kept rows go first, then what readers have made of the others."""
@@ -368,12 +367,12 @@ class HotBuffer:
             return
         gone, used = 0, self._used_bytes
         while gone < self._kept and used > self._bytes_max:
-            used -= self._pieces[gone].nbytes + self._pieces[gone].made_bytes
+            piece = self._pieces[gone]
+            used -= piece.nbytes + self._made.bytes_of(piece.first, piece.end)
             gone += 1
         self._drop(gone)
-        for piece in self._pieces if self._used_bytes > self._bytes_max else ():
-            self._made_bytes -= piece.made_bytes
-            piece.made, piece.made_bytes = None, 0
+        if self._used_bytes > self._bytes_max:
+            self._made.clear()
 
     def _drop(self, count: int) -> None:
         """Lets go of the first pieces, all of them kept ones."""
@@ -382,9 +381,9 @@ class HotBuffer:
         gone = self._pieces[:count]
         del self._pieces[:count]
         self._kept -= count
+        self._made.forget(gone[0].first, gone[-1].end)
         for piece in gone:
             self._kept_bytes -= piece.nbytes
-            self._made_bytes -= piece.made_bytes
             for tp, span in piece.ranges.items():
                 self._floor[tp] = span.end
         for tp in {tp for piece in gone for tp in piece.ranges} & self._by_start.keys():

@@ -13,6 +13,7 @@ from k2i_tasks.types import OffsetRange, Offsets, Ranges, TopicPartition
 #: Of a row's coordinates, unless configured otherwise: partition and offset.
 PLACE_COLUMNS = ("_kafka_partition", "_kafka_offset")
 NO_ROWS = np.empty(0, np.int64)
+Numbers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 #: What a piece weighs beside its values: Python objects, buffers' headers, alignment.
 PIECE_BYTES = 2_048
 COLUMN_BYTES = 512
@@ -31,13 +32,13 @@ class Piece:
 
     __slots__ = (
         "_columns",
-        "_places",
+        "_offsets",
+        "_partitions",
         "end",
         "expires_at",
         "first",
-        "made",
-        "made_bytes",
         "nbytes",
+        "ordered",
         "ranges",
         "rows",
         "schema",
@@ -62,32 +63,38 @@ class Piece:
         self.schema: pa.Schema = table.schema
         #: When it may leave memory, by the buffer's clock; None until it is committed.
         self.expires_at: float | None = None
-        #: What readers made of it, kept for the next one: (for what, what). See `HotBuffer.keep`.
-        self.made: tuple[Any, Any] | None = None
-        self.made_bytes = 0
+        #: For which columns readers have ordered its own, and those; None if more is to be done.
+        self.ordered: tuple[pa.Schema, pa.RecordBatch | None] | None = None
         self._columns = columns
-        self._places: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
+        self._partitions: Numbers | None = None
+        self._offsets: Numbers | None = None
 
     @property
     def kept_bytes(self) -> int:
         """What it weighs once it is committed and only readers need it."""
         return int(self.table.nbytes) + PIECE_BYTES + COLUMN_BYTES * len(self.schema)
 
-    def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Partition and offset of each row."""
-        if self._places is None:
-            partition, offset = self._columns
-            self._places = (_numbers(self.table, partition), _numbers(self.table, offset))
-        return self._places
+    def partitions(self) -> Numbers:
+        """Partition of each row."""
+        if self._partitions is None:
+            self._partitions = _numbers(self.table, self._columns[0])
+        return self._partitions
+
+    def offsets(self) -> Numbers:
+        """Offset of each row."""
+        if self._offsets is None:
+            self._offsets = _numbers(self.table, self._columns[1])
+        return self._offsets
 
     def row_at(self, tp: TopicPartition, offset: int) -> int | None:
         """Which row is the record's; None if it is none of them."""
         if not self.rows:
             return None
-        partitions, offsets = self.places()
+        offsets = self.offsets()
         if len(self.ranges) == 1:  # then they rise
             at = int(offsets.searchsorted(offset))
             return at if at < self.rows and offsets[at] == offset else None
+        partitions = self.partitions()
         for row in np.flatnonzero(offsets == offset).tolist():
             if partitions[row] == tp.partition:
                 return int(row)
@@ -111,7 +118,7 @@ class Piece:
             return NO_ROWS
         if not (below or cut):
             return None
-        partitions, offsets = self.places()
+        partitions, offsets = self.partitions(), self.offsets()
         mask = np.ones(self.rows, np.bool_)
         for tp in self.ranges:
             if tp in base:
@@ -119,9 +126,10 @@ class Piece:
         return np.flatnonzero(mask)
 
 
-def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    found = table.column(name).to_numpy().astype(np.int64, copy=False)
-    return cast("npt.NDArray[np.int64]", found)
+def _numbers(table: pa.Table, name: str) -> Numbers:
+    column = table.column(name)
+    found = column.chunk(0) if column.num_chunks == 1 else column
+    return cast("Numbers", found.to_numpy())
 
 
 def joined_ranges(parts: list[Ranges]) -> Ranges:
