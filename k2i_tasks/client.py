@@ -136,7 +136,8 @@ class Client:
                 options["tls_root_certs"] = trusted
         with _translated(flight, address):
             self._client = flight.FlightClient(address, **options)
-        self._headers = [(b"authorization", b"Bearer " + token.encode())]
+        headers = [(b"authorization", b"Bearer " + token.encode())]
+        self._options: Any = flight.FlightCallOptions(headers=headers)
 
     # Questions.
 
@@ -221,7 +222,7 @@ class Client:
     def tables(self) -> dict[str, pa.Schema]:
         """Columns of each table by its full name; none of one where they are not known. Blocks."""
         with _translated(self._flight, self.address):
-            found = list(self._client.list_flights(options=self._options()))
+            found = list(self._client.list_flights(options=self._options))
             return {one.descriptor.path[0].decode(): one.schema for one in found}
 
     def answer(self, ask: Ask) -> Rows:
@@ -231,7 +232,7 @@ class Client:
         began = time.monotonic()
         cut = ""
         with _translated(self._flight, self.address):
-            reader = self._client.do_get(self._flight.Ticket(ticket(ask)), self._options())
+            reader = self._client.do_get(self._flight.Ticket(ticket(ask)), self._options)
             batches = []
             for chunk in reader:
                 if chunk.app_metadata is not None:
@@ -250,9 +251,6 @@ class Client:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-    def _options(self) -> Any:
-        return self._flight.FlightCallOptions(headers=self._headers)
 
 
 @contextmanager

@@ -54,6 +54,11 @@ class Answer:
         self._rows_max = rows_max
         self._close = close
 
+    @property
+    def at_once(self) -> bool:
+        """Whether all rows are there, so that taking them does not block."""
+        return self._turn is None
+
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """The rows. Blocks.
 
