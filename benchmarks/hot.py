@@ -227,8 +227,9 @@ def _show(found: dict[str, Any]) -> None:
             [f"{1000 * one[kind][name]:.1f} ms" for name in ("p50", "p99")]
             for kind in ("queryable", "queryable_running")
         )
+        share = f"{100 * one['index_share']:.1f}% of {one['cpu_seconds']:.1f} CPU s"
         print(
-            f"{one['rate']:,} records/s: consumed to queryable P50 {wait[0]}, P99 {wait[1]} (without "
-            f"waits for a processor {running[0]}, {running[1]}); index {100 * one['index_share']:.1f}% of {one['cpu_seconds']:.1f} "
-            f"CPU s; {one['hot_rows']:,} rows kept at the end, peak {one['peak_rss_mb']:.0f} MB"
+            f"{one['rate']:,} records/s: consumed to queryable P50 {wait[0]}, P99 {wait[1]}; "
+            f"without waits for a processor {running[0]}, {running[1]}\nindex {share}; "
+            f"{one['hot_rows']:,} rows kept at the end, peak {one['peak_rss_mb']:.0f} MB"
         )

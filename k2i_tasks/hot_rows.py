@@ -1,7 +1,7 @@
 """Rows of the hot buffer in the columns of the table: made once, shared by all queries.
 
 For scans each piece becomes a frame that shares its memory, and frames that follow one another are
-put into one, some pieces at a time: a query that comes later joins a few of those, and not hundreds.
+put into one, some pieces at a time: later queries join a few of those, and not hundreds.
 """
 
 from __future__ import annotations

@@ -60,6 +60,23 @@ def test_a_cut_stays_as_it_is_whatever_comes_after_it(seed: int) -> None:
     assert places_of(cut.frame) == world.expected(cut.positions)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_frames_that_are_kept_are_those_of_the_rows_in_memory(seed: int) -> None:
+    world = World(random.Random(seed))
+    for _ in range(STEPS):
+        world.event()
+        if world.random.random() < 0.4:
+            world.view.cut("hot")
+        held = world.buffer.held()
+        there = [piece for piece in held.pieces if piece.rows]
+        framed = [piece for made in held.made for piece in made.pieces]
+        assert framed == [piece for piece in there if piece in framed], "in order, no piece twice"
+        for made in held.made:
+            assert in_order(made.frame.to_arrow()) == [
+                place for piece in made.pieces for place in in_order(piece.table)
+            ]
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_a_table_that_is_rolled_back_is_made_up_for_from_memory_or_refused(seed: int) -> None:
     world = World(random.Random(seed))

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pyarrow as pa
 import pytest
 
 from k2i_tasks.buffer.hot import HotBuffer
+from k2i_tasks.buffer.made import Made
+from k2i_tasks.buffer.piece import Piece, joined
 from k2i_tasks.errors import IntegrityError
 from k2i_tasks.types import DecodedBatch, OffsetRange, SealReason, TopicPartition
 
 P0 = TopicPartition("t", 0)
 ROWS = 1_000
+
+
+class Frame(NamedTuple):
+    """Stands for a frame: the numbers of its rows."""
+
+    rows: range
+
+    def slice(self, offset: int, length: int) -> Frame:
+        return Frame(self.rows[offset : offset + length])
+
+
+def made_of(pieces: tuple[Piece, ...], nbytes: int) -> Made:
+    rows = range(pieces[0].first, pieces[-1].end)
+    return Made(pieces, "columns", Frame(rows), nbytes)
 
 
 class Filled:
@@ -100,14 +118,64 @@ def test_a_smaller_bound_takes_effect_at_once() -> None:
 def test_what_a_reader_made_is_thrown_away_before_the_bound_is_passed() -> None:
     filled = Filled()
     size = filled.append()
-    [piece] = filled.buffer.held().pieces
-    filled.buffer.keep_made(piece, ("columns", "frame"), 5_000)
-    assert piece.made is not None
+    made = made_of(filled.buffer.held().pieces, 5_000)
+    filled.buffer.keep(made)
+    assert filled.buffer.held().made == (made,)
+    assert filled.buffer.kept == (0, 5_000)
     filled.buffer.resize(size + 4_000)
-    assert piece.made is None
-    filled.buffer.keep_made(piece, ("columns", "frame"), 5_000)
-    assert piece.made is None, "there is no room for it"
+    assert filled.buffer.held().made == ()
+    filled.buffer.keep(made)
+    assert filled.buffer.held().made == (), "there is no room for it"
     assert filled.rows == ROWS
+
+
+def test_what_was_made_of_rows_leaves_memory_with_them() -> None:
+    filled = Filled()
+    for _ in range(4):
+        filled.append()
+        filled.buffer.release(filled.seal())
+        filled.now += 1
+    filled.buffer.keep(made_of(filled.buffer.held().pieces, 4_000))
+    filled.now = 11.5  # two of the four have been there for their time
+    filled.buffer.expire()
+    [made] = filled.buffer.held().made
+    assert made.pieces == filled.buffer.held().pieces
+    assert made.frame.rows == range(2 * ROWS, 4 * ROWS)
+    assert made.nbytes == 2_000
+    filled.now = 20.0
+    filled.buffer.expire()
+    assert filled.buffer.held().made == ()
+    assert filled.buffer.kept == (0, 0)
+
+
+def test_what_was_made_of_pieces_that_are_joined_is_let_go_and_the_rest_of_it_is_kept() -> None:
+    filled = Filled()
+    for _ in range(6):
+        filled.append()
+        filled.buffer.release(filled.seal())
+    pieces = list(filled.buffer.held().pieces)
+    old = made_of(tuple(pieces), 6_000)
+    filled.buffer.keep(old)
+    assert filled.buffer.replace(pieces[2:4], joined(pieces[2:4], filled.buffer.columns))
+    first, last = filled.buffer.held().made
+    assert (first.pieces, first.frame.rows) == (tuple(pieces[:2]), range(2 * ROWS))
+    assert (last.pieces, last.frame.rows) == (tuple(pieces[4:]), range(4 * ROWS, 6 * ROWS))
+    filled.buffer.keep(old)
+    assert filled.buffer.held().made == (first, last), "made of pieces that are not there any more"
+
+
+def test_what_is_made_takes_the_place_of_what_was_made_before() -> None:
+    filled = Filled()
+    for _ in range(3):
+        filled.append()
+    pieces = filled.buffer.held().pieces
+    for piece in reversed(pieces):
+        filled.buffer.keep(made_of((piece,), 1_000))
+    assert [made.pieces for made in filled.buffer.held().made] == [(piece,) for piece in pieces]
+    together = made_of(pieces[:2], 1_500)
+    filled.buffer.keep(together)
+    assert [made.pieces for made in filled.buffer.held().made] == [pieces[:2], pieces[2:]]
+    assert filled.buffer.kept == (0, 2_500)
 
 
 def test_a_batch_is_not_released_before_an_older_one() -> None:

@@ -16,6 +16,7 @@ from k2i_tasks.buffer.hot import HotBuffer
 from k2i_tasks.buffer.upkeep import HotUpkeep
 from k2i_tasks.config import Config
 from k2i_tasks.errors import ConfigError, IntegrityError, SchemaConflictError, TransientError
+from k2i_tasks.hot_rows import FRAME_PIECES_MAX
 from k2i_tasks.hot_view import TableView
 from k2i_tasks.iceberg.committer import Committer
 from k2i_tasks.iceberg.heads import Heads
@@ -300,3 +301,40 @@ def test_small_pieces_are_joined_once_they_are_committed_and_found_as_before(
     assert setting.rows("hot") == before
     assert setting.view.at("events", 0, 17).column("id").to_pylist() == [17]
     assert setting.view.with_key(23).column("_kafka_offset").to_pylist() == [23]
+
+
+def test_many_small_pieces_are_a_few_frames_and_each_row_is_there_once(setting: Setting) -> None:
+    setting.create(pa.schema([("id", pa.int64()), ("note", pa.string())]))
+    for number in range(300):
+        setting.append(id=[2 * number, 2 * number + 1], note=["a", None])
+        if number % 7 == 0:
+            setting.rows("hot")
+    assert [row["id"] for row in setting.rows()] == list(range(600))
+    made = setting.buffer.held().made
+    assert sum(len(one.pieces) for one in made) == 300
+    assert len(made) <= 300 / FRAME_PIECES_MAX + 10
+    assert max(len(one.pieces) for one in made) <= FRAME_PIECES_MAX
+    before = setting.view.cut("hot").frame
+    setting.commit()
+    setting.append(id=[600], note=["late"])
+    assert [row["id"] for row in setting.rows()] == list(range(601))
+    setting.upkeep.step()
+    assert len(setting.buffer.held().pieces) < 300, "some were joined"
+    assert [row["id"] for row in setting.rows("hot")] == list(range(601))
+    assert before.collect()["id"].to_list() == list(range(600)), "a cut stays as it is"
+
+
+def test_rows_in_another_order_than_the_table_are_looked_up_in_its_order(setting: Setting) -> None:
+    setting.create(pa.schema([("id", pa.int64()), ("note", pa.string())]))
+    setting.append(note=["a", "b"], id=[1, 2])
+    setting.upkeep.step()
+    wanted = setting.view.cut().frame.collect_schema().names()
+    for _ in range(2):
+        found = setting.view.at("events", 0, 1)
+        assert found.schema.names == wanted
+        assert found.to_pylist() == setting.view.with_key(2).to_pylist()
+        assert found.column("note").to_pylist() == ["b"]
+    setting.append(id=[3], note=["c"], more=[True])  # the view does not know that column yet
+    setting.view.cut()
+    assert setting.view.at("events", 0, 0).to_pylist()[0]["more"] is None
+    assert setting.view.at("events", 0, 2).to_pylist()[0]["more"] is True
