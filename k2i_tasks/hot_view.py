@@ -138,10 +138,10 @@ class TableView:
             numbers = self._upkeep.index.rows(key_hash(key), first, min(end, indexed))
             candidates = self._buffer.pieces_of(numbers)
         newer: list[pa.Table] = []
-        for piece in self._buffer.pieces_from(max(first, indexed or first)):
-            if piece.rows and piece.end > (indexed or first):
-                skip = max(0, (indexed or first) - piece.first)
-                newer += _scanned(piece, skip, name, key)
+        behind = max(first, indexed or first)
+        for piece in self._buffer.pieces_from(behind) if behind < end else ():
+            if piece.rows and piece.end > behind:
+                newer += _scanned(piece, max(0, behind - piece.first), name, key)
         if not newer and len(candidates) == 1 and len(candidates[0][1]) == 1:
             [(piece, [row])] = candidates
             return self._rows.row(piece, row) if _has(piece, row, name, key) else self._rows.none()

@@ -5,7 +5,7 @@ Vectorised by NumPy, and quick for a single value too: a query for one key is on
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from k2i_tasks.errors import ConfigError
 
 Words = npt.NDArray[np.uint64]
+Column = TypeVar("Column", pa.Array, pa.ChunkedArray)
 
 #: Of longer values the first so many bytes count, the last eight, and the length: values that
 #: differ only between share a hash, and are told apart by whoever looks.
@@ -43,7 +44,7 @@ def hashes(column: pa.ChunkedArray) -> tuple[Words, npt.NDArray[np.int64]]:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64), valid
 
 
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def plain(column: Column) -> Column:
     """The values as bytes, or as 64-bit numbers.
 
     Raises:
@@ -90,8 +91,7 @@ def key_scalar(value: object, kind: pa.DataType) -> pa.Scalar:
 
 def key_hash(key: pa.Scalar) -> int:
     """As `hashes` has it."""
-    column = plain(pa.chunked_array([pa.array([key.as_py()], key.type)]))
-    return int(_hashed(column.chunk(0))[0])
+    return int(_hashed(plain(pa.array([key.as_py()], key.type)))[0])
 
 
 def _hashed(array: pa.Array) -> Words:
