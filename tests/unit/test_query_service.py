@@ -93,7 +93,7 @@ def test_its_end_does_not_wait_for_clients(tmp_path: Path) -> None:
     asking = threading.Thread(target=ask, args=(EXPLOSIVE,))
     following = threading.Thread(target=follow)
     lazy = client.connect(tmp_path)
-    reader = lazy._client.do_get(lazy._flight.Ticket(b'{"table": "demo.large"}'), lazy._options())
+    reader = lazy._client.do_get(lazy._flight.Ticket(b'{"table": "demo.large"}'), lazy._options)
     reader.read_chunk()
     asking.start()
     following.start()
