@@ -7,6 +7,7 @@ machine; CPU of the process, all threads. The least of all turns counts, and the
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -30,6 +31,9 @@ RECORDS = 20_000
 ONE_IN = 1_000
 SEED = 1
 
+#: Makes a payload of an event.
+Spoil = Callable[[dict[str, object]], bytes]
+
 
 def _type(text: dict[str, object]) -> bytes:
     return json.dumps({**text, "amount": "much"}).encode()
@@ -39,16 +43,42 @@ def _nested(text: dict[str, object]) -> bytes:
     return json.dumps({**text, "address": {"city": "x", "zip": [1]}}).encode()
 
 
-def _syntax(text: dict[str, object]) -> bytes:
-    return json.dumps(text).encode()[:-1] + b",}"
+def _document(text: dict[str, object]) -> bytes:
+    return json.dumps(text).encode()
+
+
+def _middle(text: dict[str, object]) -> bytes:
+    whole = _document(text)
+    return (
+        whole[: random.Random(len(whole) + hash(text["amount"])).randrange(20, len(whole))] + b"}"
+    )
+
+
+#: Ways in which a document is no JSON, of which one is told by its end alone.
+BROKEN: dict[str, Spoil] = {
+    "no JSON: cut off": lambda text: _document(text)[:-5],
+    "no JSON: a comma too many": lambda text: _document(text)[:-1] + b",}",
+    "no JSON: broken in its middle": _middle,
+    "no JSON: a text without its end": lambda text: _document(text).replace(b'"city-', b"city-"),
+    "no JSON: a bare word": lambda text: _document(text).replace(b'"express": ', b'"express": un'),
+    "no JSON: a colon too few": lambda text: _document(text).replace(b'"items":', b'"items"'),
+    "no JSON: a brace too many": lambda text: _document(text) + b"}",
+    "two documents": lambda text: _document(text) * 2,
+}
+
+
+def _in_turn() -> Spoil:
+    ways = itertools.cycle([*BROKEN.values(), _type])
+    return lambda text: next(ways)(text)
 
 
 #: What is bad, what is done about it, and what makes such a record of an event.
-CASES = {
+CASES: dict[str, tuple[Policy, Spoil]] = {
     "a value of another kind": (Policy.DEAD_LETTER, _type),
     "the same, beside its column": (Policy.VARIANT_COLUMN, _type),
     "a nested value of another kind": (Policy.DEAD_LETTER, _nested),
-    "no JSON": (Policy.DEAD_LETTER, _syntax),
+    **{name: (Policy.DEAD_LETTER, spoil) for name, spoil in BROKEN.items()},
+    "all of these in turn": (Policy.DEAD_LETTER, _in_turn()),
 }
 
 

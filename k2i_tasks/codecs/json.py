@@ -12,6 +12,7 @@ import pyarrow as pa
 from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_columns import LearnedColumns
+from k2i_tasks.codecs.json_foresight import Foresight
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_reading import PART_RECORDS_MAX, Piece, Reading
 from k2i_tasks.codecs.metadata import MetadataColumns
@@ -51,7 +52,7 @@ class JsonDecoder:
         self._metadata = columns
         self._max_message_bytes = max_message_bytes
         self._part_records = PART_RECORDS_MAX
-        self._needles: list[bytes] = []
+        self._foresight = Foresight()
         self._columns = LearnedColumns(
             columns,
             table_schema,
@@ -87,12 +88,12 @@ class JsonDecoder:
         page = Page(values, self._max_message_bytes)
         self._columns.create(page)
         reading = Reading(
-            self._columns, page, part_records=self._part_records, needles=self._needles
+            self._columns, page, part_records=self._part_records, foresight=self._foresight
         )
         pieces, errors = reading.run()
-        self._part_records, self._needles = reading.part_records, reading.needles
+        self._part_records = reading.part_records
         payload = {field.name: _joined(pieces, field) for field in self._columns.plan.typed}
-        return payload, page.errors | errors
+        return payload, errors
 
     def adopt(self, given: pa.Schema) -> None:
         """Takes columns in before a record has them, as far as the mode allows."""

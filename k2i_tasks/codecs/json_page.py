@@ -1,20 +1,19 @@
 """The payloads of one batch joined in one buffer, and the fast reading of a part of it.
 
-Why rows and messages cannot shift against each other. Every payload in a page begins with `{`, ends
-with `}`, is UTF-8 and holds no NUL byte; payloads are joined by newlines. Look at the reader's
-state at such a newline. It is not inside a string, for a raw newline is not allowed there. If it is
-inside an unfinished document, the last byte `}` closed an inner object, so that the next byte must
-be a comma or a closing bracket; but the next payload begins with `{`: the reader fails. So in a
-reading that does not fail each newline of ours lies between documents, and each payload is one or
-more whole documents. Hence rows >= payloads, and rows == payloads means one document each, in
-order.
+Why rows and messages cannot shift against each other. Every payload that is read begins with `{`
+and ends with `}`, white space aside, is UTF-8 and holds no NUL byte; where one is not so, `{}` is
+read. Payloads are joined by newlines. Look at the reader's state at such a newline. It is not
+inside a string, for a raw newline is not allowed there. If it is inside an unfinished document, the
+last byte `}` closed an inner object, so that the next byte must be a comma or a closing bracket;
+but the next payload begins with `{`: the reader fails. So in a reading that does not fail each
+newline of ours lies between documents, and each payload is one or more whole documents. Hence rows
+>= payloads, and rows == payloads means one document each, in order.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,84 +21,96 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json
 
-from k2i_tasks.codecs.json_exact import WHITESPACE, parse_document
+from k2i_tasks.codecs.json_exact import WHITESPACE
 from k2i_tasks.codecs.wire import RefusedError
-from k2i_tasks.errors import DecodeError
 
-_OPEN, _CLOSE = b"{}"
+Places = npt.NDArray[np.int64]
+
+_BRACES = _OPEN, _CLOSE = b"{}"
+_BRACKETS = b"[]"
+_QUOTE, _BACKSLASH = b'"\\'
 _ROW = re.compile(r" in row (\d+)$")
 _DRIFT = re.compile(
     r"Column\(.*/([^/]+)\) changed from (?!null)\w+ to (\w+) in row \d+$", re.DOTALL
 )
-#: What the value of a kind begins with.
-_BEGINS = {
-    "string": rb'"',
-    "object": rb"\{",
-    "array": rb"\[",
-    "boolean": rb"[tf]",
-    "number": rb"[-0-9]",
-}
 _LITERAL = re.compile(r"couldn't parse:(.+)$", re.DOTALL)
 #: What may stand beside a number, or beside text that was refused.
 _BEFORE_VALUE = frozenset({b":", b"[", b",", b" ", b"\t", b"\r", b"\n", b'"'})
 _AFTER_VALUE = frozenset({b",", b"]", b"}", b" ", b"\t", b"\r", b"\n", b'"'})
+#: What is searched at once, for a processor's cache; and what tells how rare two bytes are.
+_BLOCK_BYTES, _SAMPLE_BYTES = 256 * 1024, 8 * 1024
+#: Payloads that are looked at together for what is not UTF-8.
+_TEXTS = 64
+_IS_WHITE = np.isin(np.arange(256), list(WHITESPACE))
 _TOMBSTONE = b"{}"
 _BOM = b"\xef\xbb\xbf"
 
 
 class Page:
-    """Payloads that may be read fast, and the reasons why others may not be read at all.
+    """The payloads of a batch, and which of them may not be read fast.
 
     Args:
-        values: payloads of the batch, None for a tombstone.
-        max_message_bytes: longer payloads are refused.
+        values: n payloads of the batch, None for a tombstone. Their places are 0 to n - 1.
+        max_message_bytes: longer payloads are not read.
 
     Attributes:
-        records: int64 [m], record index of each payload in the page, rising.
-        errors: record index -> reason, for the records that are not in the page.
+        unfit: int64, rising, the places where `read` finds an empty object, since what is there is
+            no object in UTF-8, or too long.
     """
 
     def __init__(self, values: Sequence[bytes | None], max_message_bytes: int) -> None:
-        self.errors: dict[int, DecodeError] = {}
-        self.records: npt.NDArray[np.int64] = np.arange(len(values), dtype=np.int64)
+        self._max_message_bytes = max_message_bytes
         texts = [_TOMBSTONE if value is None else value for value in values]
-        self._join(texts)
-        fit = self._fit(max_message_bytes)
-        sound = _is_text(self._body)
-        if not sound or not fit.all():
-            suspects = np.arange(len(texts)) if not sound else np.flatnonzero(~fit)
-            self._set_aside(texts, suspects.tolist(), max_message_bytes)
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        # Room for an empty object in each place; no white space is told of in a reason.
+        short = np.flatnonzero(sizes < len(_TOMBSTONE))
+        for place in short.tolist():
+            texts[place] = texts[place].ljust(len(_TOMBSTONE))
+        sizes[short] = len(_TOMBSTONE)
+        # With an empty piece at the end, for another newline without another copy.
+        self._body = bytearray(b"\n").join([*texts, b""])
+        self._chars = np.frombuffer(self._body, np.uint8)
+        self._ends = np.cumsum(sizes + 1) - 1
+        self._starts = self._ends - sizes
         self._buffer = pa.py_buffer(self._body)
-        #: What `read` reads once there are blank places.
-        self._changed: bytearray | None = None
+        #: What was in the places that are blank.
+        self._blanked: dict[int, bytes] = {}
+        self.unfit: Places = np.array(self._unfit(), np.int64)
+        self.blank(self.unfit.tolist())
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self._starts)
 
     def payload(self, place: int) -> bytes:
-        """Payload number `place` of the page, 0 <= place < m."""
-        return self._body[self._starts[place] : self._ends[place]]
+        """What is in a place, without white space and byte order mark around it."""
+        text = self._blanked.get(place)
+        if text is None:
+            text = bytes(self._body[self._starts[place] : self._ends[place]])
+        if len(text) > self._max_message_bytes:
+            return text
+        return text.removeprefix(_BOM).strip(WHITESPACE)
 
     def containing(self, needle: bytes, most: int) -> list[bytes]:
         """Up to `most` payloads that contain `needle`, from the start of the page."""
-        found: list[bytes] = []
+        places = [place for place, text in self._blanked.items() if needle in text]
+        blanked = len(places)
         at = self._body.find(needle)
-        while at >= 0 and len(found) < most:
-            place = self.place_at(at)
-            found.append(self.payload(place))
-            at = self._body.find(needle, int(self._ends[place]))
-        return found
+        while at >= 0 and len(places) < blanked + most:
+            places.append(self.place_at(at))
+            at = self._body.find(needle, int(self._ends[places[-1]]))
+        return [self.payload(place) for place in sorted(places)[:most]]
 
     def place_at(self, position: int) -> int:
         """The payload that the byte at `position` belongs to."""
         return int(np.searchsorted(self._starts, position, side="right")) - 1
 
     def sample(self, most: int) -> list[bytes]:
-        """Up to `most` payloads, spread evenly over the page."""
-        if not len(self):
+        """Up to `most` payloads that may be read, spread evenly over the page."""
+        places = np.setdiff1d(np.arange(len(self)), self.unfit, assume_unique=True)
+        if not len(places):
             return []
-        places = np.unique(np.linspace(0, len(self) - 1, most).astype(np.int64))
-        return [self.payload(place) for place in places.tolist()]
+        chosen = np.unique(np.linspace(0, len(places) - 1, most).astype(np.int64))
+        return [self.payload(place) for place in places[chosen].tolist()]
 
     def find(self, literal: bytes, start: int, end: int, most: int) -> list[int]:
         """The payloads in [start, end) with `literal` as a whole value; empty if over `most`."""
@@ -108,8 +119,8 @@ class Page:
         at = self._body.find(literal, low, high)
         while at >= 0:
             after = at + len(literal)
-            before = self._body[at - 1 : at]
-            if before in _BEFORE_VALUE and self._body[after : after + 1] in _AFTER_VALUE:
+            before, behind = bytes(self._body[at - 1 : at]), bytes(self._body[after : after + 1])
+            if before in _BEFORE_VALUE and behind in _AFTER_VALUE:
                 if len(places) == most:
                     return []
                 places.append(self.place_at(at))
@@ -118,41 +129,62 @@ class Page:
             at = self._body.find(literal, after, high)
         return places
 
-    def needle(self, place: int, drift: tuple[str, str]) -> bytes | None:
-        """What payload `place` holds, as it is written, where it has this drift; None if unclear.
+    def holding(self, needles: Sequence[bytes], most: int) -> list[list[int]]:
+        """For each needle, of two bytes at least, the fit payloads with it; none if over `most`."""
+        rarest = [self._rarest(needle) for needle in needles]
+        pairs = {needle[at : at + 2] for needle, at in zip(needles, rarest, strict=True)}
+        places: list[list[int]] = [[] for _ in needles]
+        for low, high in self._blocks():
+            start = int(self._starts[low])
+            chars = self._chars[start : self._ends[high - 1]]
+            seen = _pairs(chars, pairs)
+            for needle, rare, some in zip(needles, rarest, places, strict=True):
+                found = seen - rare
+                found = found[(found >= 0) & (found <= len(chars) - len(needle))]
+                # What is rare first, so that little is left to compare.
+                for at in (rare, rare + 1, *range(len(needle))):
+                    found = found[chars[found + at] == needle[at]]
+                if len(found) and len(some) <= most:
+                    owners = np.searchsorted(self._starts, found + start, side="right") - 1
+                    some += self._fit_of(owners)
+        return [some if len(some) <= most else [] for some in places]
 
-        Args:
-            place: a payload that was refused.
-            drift: name of the member, and the kind of its value.
+    def _rarest(self, needle: bytes) -> int:
+        """Where in a needle the two bytes are that a page has least of."""
+        return min(
+            range(len(needle) - 1),
+            key=lambda at: self._body.count(needle[at : at + 2], 0, _SAMPLE_BYTES),
+        )
+
+    def unbalanced(self, most: int) -> list[int]:
+        """The fit payloads with a quote or a bracket too many or too few; empty if over `most`.
+
+        Near enough for a suspicion: brackets in texts count, escaped quotes do not.
         """
-        name, kind = drift
-        begins = _BEGINS.get(kind)
-        if begins is None:
-            return None
-        member = re.escape(json.dumps(name, ensure_ascii=False).encode())
-        found = re.search(member + rb"\s*:\s*" + begins, self.payload(place))
-        return found.group() if found else None
-
-    def holding(self, needle: bytes, most: int) -> list[int]:
-        """The payloads that contain `needle`; empty if over `most`."""
         places: list[int] = []
-        at = self._body.find(needle)
-        while at >= 0:
-            if len(places) == most:
+        for low, high in self._blocks():
+            starts = self._starts[low:high] - self._starts[low]
+            chars = self._chars[self._starts[low] : self._ends[high - 1]]
+            quotes = chars == _QUOTE
+            quotes[1:] &= chars[:-1] != _BACKSLASH
+            odd = _summed(quotes.view(np.uint8), starts) & 1
+            for opening, closing in (_BRACES, _BRACKETS):
+                more = (chars == opening).view(np.uint8) - (chars == closing).view(np.uint8)
+                odd |= _summed(more, starts)
+            found = np.flatnonzero(odd)
+            if len(found):
+                places += self._fit_of(found + low)
+            if len(places) > most:
                 return []
-            places.append(self.place_at(at))
-            at = self._body.find(needle, int(self._ends[places[-1]]))
         return places
 
     def blank(self, places: Iterable[int]) -> None:
         """From now on `read` finds an empty object in these places, one whole document as well."""
-        if self._changed is None:
-            self._changed = bytearray(self._body)
-            self._buffer = pa.py_buffer(self._changed)
         for place in places:
             start, end = int(self._starts[place]), int(self._ends[place])
-            # Of the same length, as the buffer is held: what was read of it is a copy.
-            self._changed[start:end] = _TOMBSTONE.ljust(end - start)
+            self._blanked[place] = bytes(self._body[start:end])
+            # In place, as the buffer is held: what was read of it is a copy.
+            self._body[start:end] = _TOMBSTONE.ljust(end - start)
 
     def end_of(self, start: int, records_max: int, bytes_max: int) -> int:
         """End of the part from `start` within both bounds; at least one payload long."""
@@ -193,38 +225,68 @@ class Page:
             raise RefusedError
         return table
 
-    def _join(self, texts: list[bytes]) -> None:
-        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        # With an empty piece at the end, for another newline without another copy.
-        self._body = b"\n".join([*texts, b""]) or b"\n"
-        self._ends = np.cumsum(sizes + 1) - 1
-        self._starts = self._ends - sizes
-
-    def _fit(self, max_message_bytes: int) -> npt.NDArray[np.bool_]:
-        chars = np.frombuffer(self._body, np.uint8)
+    def _unfit(self) -> list[int]:
+        """The places that cannot be read; takes away byte order marks."""
         sizes = self._ends - self._starts
-        edges = (chars[self._starts] == _OPEN) & (chars[self._ends - 1] == _CLOSE)
-        fit: npt.NDArray[np.bool_] = edges & (sizes >= 2) & (sizes <= max_message_bytes)
-        return fit
+        last = self._ends - 1
+        closed = self._chars[last] == _CLOSE
+        if not closed.all():
+            # Behind a line's end, if each payload has one.
+            for _ in b"\r\n":
+                last = last - _IS_WHITE[self._chars[last]]
+            closed = self._chars[last] == _CLOSE
+        fit = (self._chars[self._starts] == _OPEN) & closed & (sizes <= self._max_message_bytes)
+        unfit = set() if _is_text(self._body) else set(self._no_text())
+        for place in np.flatnonzero(~fit).tolist():
+            text = self.payload(place)
+            sound = text[:1] == b"{" and text[-1:] == b"}" and len(text) > 1
+            if not sound or sizes[place] > self._max_message_bytes:
+                unfit.add(place)
+            elif self._body.startswith(_BOM, start := int(self._starts[place])):
+                self._body[start : start + len(_BOM)] = b" " * len(_BOM)
+        return sorted(unfit)
 
-    def _set_aside(self, texts: list[bytes], suspects: list[int], max_message_bytes: int) -> None:
-        """Trim the suspects that can be trimmed, give the rest a reason, join what is left."""
-        for index in suspects:
-            text = texts[index]
-            if len(text) <= max_message_bytes:
-                text = text.removeprefix(_BOM).strip(WHITESPACE)
-                if text[:1] == b"{" and text[-1:] == b"}" and len(text) > 1 and _is_text(text):
-                    texts[index] = text
-                    continue
-            self.errors[index] = _reason(text, max_message_bytes)
-        if self.errors:
-            kept = [index for index in range(len(texts)) if index not in self.errors]
-            self.records = np.array(kept, dtype=np.int64)
-            texts = [texts[index] for index in kept]
-        self._join(texts)
+    def _no_text(self) -> Iterator[int]:
+        """The places that hold a NUL byte, or are not UTF-8."""
+        for low in range(0, len(self), _TEXTS):
+            high = min(low + _TEXTS, len(self))
+            if not _is_text(self._body[self._starts[low] : self._ends[high - 1]]):
+                texts = map(self.payload, range(low, high))
+                yield from (low + at for at, text in enumerate(texts) if not _is_text(text))
+
+    def _fit_of(self, places: Places) -> list[int]:
+        found: list[int] = np.setdiff1d(places, self.unfit).tolist()
+        return found
+
+    def _blocks(self) -> Iterator[tuple[int, int]]:
+        """All places, in parts."""
+        low = 0
+        while low < len(self):
+            high = self.end_of(low, len(self), _BLOCK_BYTES)
+            yield low, high
+            low = high
 
 
-def _is_text(body: bytes) -> bool:
+def _pairs(chars: npt.NDArray[np.uint8], pairs: Iterable[bytes]) -> Places:
+    """Where any of these two bytes are, seen at even places and then at odd ones."""
+    wanted = [np.frombuffer(pair, np.uint16)[0] for pair in pairs]
+    found = []
+    for shift in (0, 1):
+        words = chars[shift : len(chars) - (len(chars) - shift) % 2].view(np.uint16)
+        hits = np.zeros(len(words), np.bool_)
+        for pair in wanted:
+            hits |= words == pair
+        found.append(np.flatnonzero(hits) * 2 + shift)
+    return np.concatenate(found)
+
+
+def _summed(values: npt.NDArray[np.uint8], starts: Places) -> npt.NDArray[np.uint8]:
+    """The sum over each payload, modulo 256."""
+    sums: npt.NDArray[np.uint8] = np.add.reduceat(values, starts, dtype=np.uint8)
+    return sums
+
+
+def _is_text(body: bytes | bytearray) -> bool:
     if b"\0" in body:
         return False
     if body.isascii():
@@ -234,14 +296,6 @@ def _is_text(body: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _reason(text: bytes, max_message_bytes: int) -> DecodeError:
-    try:
-        parse_document(text, max_message_bytes)
-    except DecodeError as error:
-        return error
-    raise AssertionError("a document that is not an object in UTF-8 was parsed as one")
 
 
 def _refusal(message: str, size: int) -> RefusedError:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from k2i_tasks.codecs.json_columns import LearnedColumns, Plan
+from k2i_tasks.codecs.json_foresight import Foresight
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_rows import MisfitError, Notes
 from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
@@ -19,10 +20,6 @@ from k2i_tasks.errors import DecodeError
 LEAF_RECORDS = 16
 #: Records that may hold the literal that was refused; with more of them halving is cheaper.
 SUSPECTS_MAX = 8
-#: One in so many records, and a few, may be decoded exactly because they look like a refused one.
-SUSPECTS_SHARE = 64
-#: Needles that are kept for the next page.
-NEEDLES_MAX = 8
 #: Size of one fast reading: halved after a refusal, doubled after so many clean ones. A refused one
 #: is half wasted, and a small one costs more for each record. What is read is taken together again,
 #: since making columns of it costs much for each part.
@@ -47,11 +44,10 @@ class Reading:
         columns: the columns to read for; it learns on the way.
         page: the payloads.
         part_records: size of the first fast reading.
-        needles: what payloads hold that are refused, by the reading before.
+        foresight: what the pages before have told of payloads that are refused; it learns too.
 
     Attributes:
         part_records: size of the next fast reading, adapted to how often they are refused.
-        needles: what such payloads hold of this page.
     """
 
     def __init__(
@@ -60,7 +56,7 @@ class Reading:
         page: Page,
         *,
         part_records: int,
-        needles: Sequence[bytes] = (),
+        foresight: Foresight,
     ) -> None:
         self._columns = columns
         self._page = page
@@ -68,17 +64,15 @@ class Reading:
         self._pieces: list[Piece] = []
         self._errors: dict[int, DecodeError] = {}
         #: Payloads that would be refused, the same rising, and reasons: each is looked at once.
-        self._aside: set[int] = set()
-        self._suspects: Rows = np.empty(0, np.int64)
-        self._drifts: set[tuple[str, str]] = set()
+        self._aside: set[int] = set(page.unfit.tolist())
+        self._suspects: Rows = page.unfit
         #: Read since the last refusal, or since the size of a part changed.
         self._clean_records = 0
-        self.needles: list[bytes] = []
-        if needles:
-            self._suspect(needles)
+        self._foresight = foresight
+        self._set_aside(foresight.begin(page))
 
     def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
-        """Pieces in record order, and record index -> reason for the dead letters."""
+        """Pieces in record order, and place -> reason for the dead letters."""
         at = 0
         while at < len(self._page):
             limit = self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX)
@@ -92,6 +86,7 @@ class Reading:
                 at, end = end, self._page.end_of(end, self.part_records, PART_BYTES_MAX)
                 self._part(at, end)
             at = end
+        self._foresight.end(self._errors)
         return self._pieces, self._errors
 
     def _tables(self, start: int, limit: int) -> tuple[list[pa.Table], int]:
@@ -162,24 +157,8 @@ class Reading:
         """Sets the payload aside that is named, in a part from `low` on; whether that helps."""
         if refused.row is None:
             return False
-        self._expect(low + refused.row, refused)
-        return self._set_aside([low + refused.row])
-
-    def _expect(self, place: int, refused: RefusedError) -> None:
-        """Foresees the refusals behind `place` for the same reason, if they are few."""
-        if refused.drift is None or refused.drift in self._drifts:
-            return
-        self._drifts.add(refused.drift)
-        needle = self._page.needle(place, refused.drift)
-        if needle is not None:
-            self._suspect([needle])
-
-    def _suspect(self, needles: Sequence[bytes]) -> None:
-        """Sets payloads aside that hold one of these, for the exact path."""
-        most = 8 + len(self._page) // SUSPECTS_SHARE
-        found = {needle: self._page.holding(needle, most) for needle in needles}
-        self.needles += [needle for needle in needles if found[needle]][:NEEDLES_MAX]
-        self._set_aside([place for some in found.values() for place in some])
+        place = low + refused.row
+        return self._set_aside([place, *self._foresight.refused(place, refused.drift)])
 
     def _set_aside(self, places: Sequence[int]) -> bool:
         """Keeps these from the fast path; whether that changes anything."""
@@ -220,24 +199,27 @@ class Reading:
             columns = _conformed({name: wires[name].take(sound) for name in wires}, plan.learned)
         if columns is None:
             raise RefusedError
-        self._interleave(low, high, exact.tolist(), columns)
+        self._interleave(low, high, exact, columns)
 
     def _doubtful(self, wires: Mapping[str, pa.Array], *, texts: bool) -> Rows:
         columns = self._columns
         return doubtful_rows(wires, columns.plan.learned, texts=texts, widens=columns.widens)
 
-    def _interleave(
-        self, low: int, high: int, exact: list[int], columns: dict[str, pa.Array]
-    ) -> None:
+    def _interleave(self, low: int, high: int, exact: Rows, columns: dict[str, pa.Array]) -> None:
         """The rows of [low, high) in order: as `columns` have them, but for those read exactly."""
+
+        def read(start: int, end: int) -> None:
+            if start < end:
+                part = {name: array.slice(start, end - start) for name, array in columns.items()}
+                self._pieces.append(Piece(end - start, part))
+
         done = 0
-        for row in (*exact, high - low):
-            if row > done:
-                part = {name: array.slice(done, row - done) for name, array in columns.items()}
-                self._pieces.append(Piece(row - done, part))
-            if row < high - low:
-                self._exact(low + row, low + row + 1)
-            done = row + 1
+        for run in np.split(exact, np.flatnonzero(np.diff(exact) > 1) + 1):
+            if len(run):
+                read(done, int(run[0]))
+                done = int(run[-1]) + 1
+                self._exact(low + int(run[0]), low + done)
+        read(done, high - low)
 
     def _exact(self, low: int, high: int) -> None:
         rows: list[dict[str, Any]] = []
@@ -247,7 +229,11 @@ class Reading:
             try:
                 row = self._row(self._page.payload(place))
             except DecodeError as error:
-                self._errors[int(self._page.records[place])] = error
+                # What its frames hold would be kept with it, and they cost more than the rest.
+                self._errors[place] = error.with_traceback(None)
+                error.__context__ = None
+                if place not in self._aside:
+                    self._set_aside(self._foresight.erred(place, error))
             if self._columns.plan is not plan:
                 # What was read for the columns as they were is not what they are read as now.
                 self._take(rows, plan)

@@ -95,7 +95,6 @@ class FieldValues:
             ]
         page = Page(texts, self._max_message_bytes)
         found: list[str | None] = [None] * len(raw)
-        records = page.records.tolist()
         at = 0
         while at < len(page):
             end = page.end_of(at, PART_RECORDS, PART_BYTES)
@@ -107,8 +106,7 @@ class FieldValues:
                     middle = (low + high) // 2
                     waiting += [(middle, high), (low, middle)]
                     continue
-                for record, value in zip(records[low:high], values, strict=True):
-                    found[record] = value
+                found[low:high] = values
             at = end
         return found
 

@@ -97,6 +97,39 @@ def written(document: dict[str, Any], style: int) -> bytes:
     return (" " * style + text + "\n" * style).encode()
 
 
+#: How a sound document is broken, for records that are broken alike.
+BREAKS = st.sampled_from(
+    [
+        lambda text: text[:-1] + b",}",
+        lambda text: text + b"}",
+        lambda text: text + text,
+        lambda text: text + b"\r\n" + text,
+        lambda text: text[: len(text) // 2] + b"}",
+        lambda text: text[: len(text) // 2] + b'"}',
+        lambda text: text.replace(b'"c": "', b'"c": ', 1),
+        lambda text: text.replace(b'"c":', b'"c"', 1),
+        lambda text: text.replace(b'"c": "x"', b'"c": None', 1),
+        lambda text: text.replace(b'"c": "x"', b'"c": {"d": 1}', 1),
+        lambda text: text[:-1] + b', "new": 1}',
+        lambda text: text[:-1] + b', "c": "",}}{[\\" "}',
+        lambda text: text + b"\r\n",
+        lambda text: b"\xef\xbb\xbf " + text,
+    ]
+)
+#: Batches of orders in which some are broken, in one way or two.
+BROKEN_ALIKE = st.lists(BREAKS, min_size=1, max_size=2).flatmap(
+    lambda breaks: st.lists(
+        st.lists(
+            st.one_of(
+                *[st.builds(written, ORDERS, st.just(0))] * 3,
+                *[st.builds(written, ORDERS, st.just(0)).map(spoil) for spoil in breaks],
+            ),
+            min_size=1,
+            max_size=30,
+        ),
+        max_size=3,
+    )
+)
 PAYLOADS = st.one_of(
     st.builds(written, DOCUMENTS, st.integers(0, 3)),
     st.builds(written, ORDERS, st.integers(0, 1)),

@@ -19,7 +19,7 @@ from k2i_tasks.codecs import MetadataColumns, make_decoder
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
 from k2i_tasks.types import DecodedBatch, OffsetRange, RawBatch, TopicPartition
-from tests.property.json_payloads import BATCHES, ORDERS, TABLE, TYPED, written
+from tests.property.json_payloads import BATCHES, BROKEN_ALIKE, ORDERS, TABLE, TYPED, written
 
 COLUMNS = MetadataColumns()
 QUICK = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -57,7 +57,7 @@ def decode_all(
 
 
 @QUICK
-@given(BATCHES, st.sampled_from(["auto-additive", "manual"]))
+@given(st.one_of(BATCHES, BROKEN_ALIKE), st.sampled_from(["auto-additive", "manual"]))
 def test_every_record_is_one_row_or_one_dead_letter_at_its_own_offset(
     batches: list[list[bytes | None]], mode: str
 ) -> None:
@@ -73,7 +73,7 @@ def test_every_record_is_one_row_or_one_dead_letter_at_its_own_offset(
 
 
 @QUICK
-@given(BATCHES, st.sampled_from(["auto-additive", "manual"]))
+@given(st.one_of(BATCHES, BROKEN_ALIKE), st.sampled_from(["auto-additive", "manual"]))
 def test_the_fast_path_gives_what_the_exact_path_gives(
     batches: list[list[bytes | None]], mode: str
 ) -> None:
@@ -98,7 +98,7 @@ def test_both_paths_give_the_same_for_the_columns_of_a_table(values: list[bytes]
 
 
 @QUICK
-@given(BATCHES)
+@given(st.one_of(BATCHES, BROKEN_ALIKE))
 def test_every_value_in_a_row_is_what_json_says(batches: list[list[bytes | None]]) -> None:
     for values, decoded in zip(
         batches, decode_all(batches, "permissive", exact=False), strict=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -184,31 +185,114 @@ def test_one_bad_record_costs_a_few_readings_and_few_exact_decodings(
     assert read < 1.3 * len(values)
 
 
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[RefusedError]:
+    """What the fast reader has refused."""
+    refused: list[RefusedError] = []
+    whole = Page.read
+
+    def read(page: Page, start: int, end: int, schema: pa.Schema) -> pa.Table:
+        try:
+            return whole(page, start, end, schema)
+        except RefusedError as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(Page, "read", read)
+    return refused
+
+
 @pytest.mark.parametrize("value", ['"1"', '{"x":1}', "[1]", "true"])
 def test_records_that_drift_alike_are_refused_once(
-    monkeypatch: pytest.MonkeyPatch, value: str
+    refusals: list[RefusedError], value: str
 ) -> None:
     values: list[bytes | None] = [f'{{"a": {i}, "c":"x"}}'.encode() for i in range(20_000)]
     decoder = decoder_of()
     decoder.decode(batch_of(values))
     for place in range(500, 20_000, 1_000):
         values[place] = f'{{"a": {value}, "c":"x"}}'.encode()
-    refused = 0
-    whole = Page.read
-
-    def counted(page: Page, start: int, end: int, schema: pa.Schema) -> pa.Table:
-        nonlocal refused
-        try:
-            return whole(page, start, end, schema)
-        except RefusedError:
-            refused += 1
-            raise
-
-    monkeypatch.setattr(Page, "read", counted)
     decoded = decoder.decode(batch_of(values))
     assert codes(decoded) == ["json.type_mismatch"] * 20
     assert [letter.offset for letter in decoded.dead_letters] == list(range(500, 20_000, 1_000))
-    assert refused == 1
+    assert len(refusals) == 1
+
+
+#: How a document is broken, and what it is refused as.
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a comma too many": (lambda text: text[:-1] + b",}", "json.syntax"),
+    "a brace too many": (lambda text: text + b"}", "json.extra_data"),
+    "a bracket too many": (lambda text: text[:-1] + b"]}", "json.syntax"),
+    "a text without its end": (lambda text: text[:-2] + b"}", "json.syntax"),
+    "cut in a text": (lambda text: text[: text.index(b"x") + 1] + b"}", "json.syntax"),
+    "a bare word": (lambda text: text.replace(b"true", b"True"), "json.syntax"),
+    "no colon": (lambda text: text.replace(b'"c":', b'"c"'), "json.syntax"),
+    "two documents": (lambda text: text * 2, "json.extra_data"),
+    "a field without a column": (lambda text: text[:-1] + b', "z": 1}', "json.unknown_field"),
+}
+
+
+@pytest.mark.parametrize("way", BROKEN)
+def test_records_that_are_broken_alike_are_refused_once_and_no_more_in_later_batches(
+    refusals: list[RefusedError], way: str
+) -> None:
+    values: list[bytes | None] = [
+        b'{"a": %d, "b": true, "c": "x%d"}' % (number, number) for number in range(20_000)
+    ]
+    decoder = decoder_of([("a", pa.int64()), ("b", pa.bool_()), ("c", pa.string())], mode="manual")
+    spoil, code = BROKEN[way]
+    places = list(range(500, 20_000, 1_000))
+    for place in places:
+        values[place] = spoil(values[place] or b"")
+    for batch in range(3):
+        decoded = decoder.decode(batch_of(values))
+        assert codes(decoded) == [code] * 20
+        assert [letter.offset for letter in decoded.dead_letters] == places
+        wanted = [number for number in range(20_000) if number not in places]
+        assert decoded.table.column("a").to_pylist() == wanted
+        if batch == 0:
+            # Where the reader does not name the record it is sought by halves, once.
+            assert 0 < len(refusals) < 10
+            refusals.clear()
+    assert refusals == []
+
+
+def test_what_looks_like_a_broken_record_and_is_none_stays_a_row(
+    refusals: list[RefusedError],
+) -> None:
+    decoder = decoder_of()
+    sound: list[bytes | None] = [b'{"a": %d, "c": "x"}' % number for number in range(2_000)]
+    decoder.decode(batch_of(sound))
+    values = list(sound)
+    values[100] = b'{"a": 100, "c": "x",}'
+    decoder.decode(batch_of(values))
+    assert refusals
+    refusals.clear()
+    tricky = {7: b"},{ ,} {{", 8: b"]", 9: rb"\" ,}"}
+    for place, text in tricky.items():
+        values[place] = b'{"a": %d, "c": "%b"}' % (place, text)
+    decoded = decoder.decode(batch_of(values))
+    assert codes(decoded) == ["json.syntax"]
+    found = decoded.table.column("c").to_pylist()
+    assert [found[place] for place in tricky] == ["},{ ,} {{", "]", '" ,}']
+    assert refusals == []
+
+
+def test_a_page_of_records_that_are_broken_each_in_its_own_way_takes_few_searches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches = 0
+    whole = Page.holding
+
+    def counted(page: Page, needles: Sequence[bytes], most: int) -> list[list[int]]:
+        nonlocal searches
+        searches += len(needles)
+        return whole(page, needles, most)
+
+    monkeypatch.setattr(Page, "holding", counted)
+    decoder = decoder_of([("a", pa.int64())])
+    values: list[bytes | None] = [b'{"a": %d, w%d}' % (number, number) for number in range(3_000)]
+    assert codes(decoder.decode(batch_of(values))) == ["json.syntax"] * 3_000
+    assert searches < 30
 
 
 def test_a_batch_of_nothing_has_the_columns_and_no_rows() -> None:
