@@ -52,6 +52,10 @@ class OffsetRange:
             raise ValueError(f"{later} does not follow {self}")
         return OffsetRange(self.start, later.end)
 
+    def over(self, other: OffsetRange) -> OffsetRange:
+        """The least range that both lie in."""
+        return OffsetRange(min(self.start, other.start), max(self.end, other.end))
+
 
 #: Next offset to read, per partition.
 Offsets = Mapping[TopicPartition, int]

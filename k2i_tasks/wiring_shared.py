@@ -114,7 +114,7 @@ class SharedTopics:
             fan.close()
             places.release()
 
-    def _values_of(self, topic: str) -> tuple[ValuesOf, Prepare | None]:
+    def _values_of(self, topic: str, places: Places) -> tuple[ValuesOf, Prepare | None]:
         """What reads the values of a topic's records, and what has to be waited for before."""
         routing = self._config.routing
         if routing.by_header is not None:
@@ -139,6 +139,7 @@ class SharedTopics:
             path,
             max_message_bytes=limit,
             unknown_seconds=float(kind.cache_ttl_seconds),
+            unread=places,
         )
         return values, values.prepare
 
@@ -149,7 +150,6 @@ class SharedTopics:
         config = self._config
         # So that there is a place for every record, whatever its value.
         target(config, topic, None)
-        values, prepare = self._values_of(topic)
 
         def key_of(value: str | None) -> str:
             return target(config, topic, value).key
@@ -164,6 +164,11 @@ class SharedTopics:
             return start_offsets(state, {}, None, config.kafka.auto_offset_reset)
 
         places = Places.taken(places_file(config, topic), topic, rules_of(config, topic))
+        try:
+            values, prepare = self._values_of(topic, places)
+        except BaseException:
+            places.release()
+            raise
         dealing = Dealing(
             keys_of,
             key_of,

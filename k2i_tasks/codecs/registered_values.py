@@ -1,27 +1,29 @@
 """The value of one field of records whose schemas are in a registry, by the schema that wrote each.
 
 A record is read as a whole, by the decoder of its writer, so that it has a value only if all of it
-can be read. What the writer is cannot be told while the registry is away: records wait then.
+can be read. What the writer is cannot be told while the registry is away: records wait then. Where
+the registry does not know it, that is kept: a record has the same value whenever it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from k2i_tasks.codecs.frames import Framing, MessagePath
+from k2i_tasks.codecs.frames import Framing, Indices, MessagePath
 from k2i_tasks.codecs.members import Steps, avro_steps, column_steps, texts_at
 from k2i_tasks.codecs.payloads import PayloadDecoder, Payloads
 from k2i_tasks.codecs.registered import message_of, text_of
 from k2i_tasks.codecs.values import bounded
-from k2i_tasks.codecs.writers import Writers, ready_records
+from k2i_tasks.codecs.writers import Writers, is_unknown, ready_records
 from k2i_tasks.errors import DecodeError
 from k2i_tasks.registry import Schemas, WriterSchema
-from k2i_tasks.types import RawBatch
+from k2i_tasks.types import OffsetRange, RawBatch
 
 
 class MemberReader:
@@ -49,6 +51,16 @@ class MemberReader:
         return texts.take(pa.array(np.cumsum(sound) - 1, mask=~sound))
 
 
+class Unread(Protocol):
+    """Keeps which records had no value since the registry did not know their schema."""
+
+    def unread(self, schema_id: int) -> Mapping[int, OffsetRange]:
+        """Where records of this schema have none, by partition."""
+
+    def keep_unread(self, found: Mapping[int, Mapping[int, OffsetRange]]) -> None:
+        """Keeps such offsets, by schema and partition, durably. May block; may raise K2IError."""
+
+
 class RegisteredValues:
     """Reads a field of Avro or Protobuf records. For one thread, beside that of `Writers`.
 
@@ -58,6 +70,7 @@ class RegisteredValues:
         path: names from the outermost record down.
         max_message_bytes: what is longer has no value.
         unknown_seconds: how long the registry's "not known" is believed.
+        unread: what is kept beyond that, and beyond this process.
     """
 
     def __init__(
@@ -68,7 +81,9 @@ class RegisteredValues:
         *,
         max_message_bytes: int,
         unknown_seconds: float,
+        unread: Unread,
     ) -> None:
+        self._unread = unread
         make = partial(_MAKERS[format], names=tuple(path))
         self._writers: Writers[MemberReader] = Writers(
             schemas, make, unknown_seconds=unknown_seconds
@@ -82,19 +97,53 @@ class RegisteredValues:
         return ready_records(self._writers, self._framing.of(raw), len(raw), timeout_seconds)
 
     def __call__(self, raw: RawBatch) -> pa.Array:
-        """The values of a batch that is ready, strings [n]; null where there is none."""
+        """The values of a batch that is ready, strings [n]; null where there is none. May block.
+
+        Raises:
+            K2IError: what has no value for now cannot be kept.
+        """
         places: npt.NDArray[np.int64] = np.full(len(raw), -1, np.int64)
         parts: list[pa.Array] = [pa.array([], pa.string())]
+        unknown: dict[int, list[Indices]] = {}
         read = 0
         for group in self._framing.of(raw).groups:
-            reader = self._writers[group.writer]
+            reader, records = self._writers[group.writer], group.records
             if isinstance(reader, DecodeError):
+                if is_unknown(reader):
+                    unknown.setdefault(group.writer.schema_id, []).append(records)
                 continue
             parts.append(reader.read(group.payloads))
-            places[group.records] = np.arange(read, read + len(group.records))
-            read += len(group.records)
+            places[records] = np.arange(read, read + len(records))
+            read += len(records)
+            spans = self._unread.unread(group.writer.schema_id)
+            places[records[_within(raw, records, spans)]] = -1
+        if unknown:
+            self._unread.keep_unread(
+                {one: _spans(raw, np.concatenate(records)) for one, records in unknown.items()}
+            )
         texts = pa.concat_arrays(parts).take(pa.array(places, mask=places < 0))
         return bounded(texts)
+
+
+def _within(
+    raw: RawBatch, records: Indices, spans: Mapping[int, OffsetRange]
+) -> npt.NDArray[np.bool_]:
+    """Marks the records that lie in the spans of their partitions."""
+    marked = np.zeros(len(records), np.bool_)
+    for partition, span in spans.items():
+        offsets = raw.offsets[records]
+        inside = (offsets >= span.start) & (offsets < span.end)
+        marked |= inside & (raw.partitions[records] == partition)
+    return marked
+
+
+def _spans(raw: RawBatch, records: Indices) -> dict[int, OffsetRange]:
+    """By partition, the least range of offsets that the records lie in."""
+    found = {}
+    for partition in np.unique(raw.partitions[records]).tolist():
+        offsets = raw.offsets[records[raw.partitions[records] == partition]]
+        found[partition] = OffsetRange(int(offsets.min()), int(offsets.max()) + 1)
+    return found
 
 
 def _avro(schema: WriterSchema, path: MessagePath, *, names: Sequence[str]) -> MemberReader:

@@ -125,8 +125,7 @@ class Writers(Generic[Made]):
         try:
             for writer in writers:
                 made = self._made(writer)
-                believed = isinstance(made, DecodeError) and made.code.startswith(_OF_REGISTRY)
-                seconds = self._unknown_seconds if believed else float("inf")
+                seconds = self._unknown_seconds if is_unknown(made) else float("inf")
                 with self._changed:
                     self._kept[writer] = _Ready(made, self._monotonic() + seconds)
         except BaseException as error:
@@ -145,6 +144,11 @@ class Writers(Generic[Made]):
             return self._make(self._schemas.schema(writer.schema_id), writer.path)
         except DecodeError as error:
             return error
+
+
+def is_unknown(made: object) -> bool:
+    """Whether this stands for a schema that the registry does not know, and may come to know."""
+    return isinstance(made, DecodeError) and made.code.startswith(_OF_REGISTRY)
 
 
 def ready_records(

@@ -2,7 +2,9 @@
 
 A file in the log folder. It is written before a record of a new table, or any behind it, is handed
 on: once another table has committed beyond that record, only this file knows that it is to be read
-again should the process end before the new table is made.
+again should the process end before the new table is made. It is written as well before records are
+handed on that had no value because the schema registry did not know what wrote them: should it come
+to know that, they go where they went when they are read again.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from pathlib import Path
 
 from k2i_tasks.durable import checksum, holder_of, replace, take
 from k2i_tasks.errors import Component, IntegrityError, ServiceError
-from k2i_tasks.types import Offsets, TopicPartition
+from k2i_tasks.types import OffsetRange, Offsets, TopicPartition
 
 _FORMAT = 1
 #: Tables of one topic: a value that is never the same must not make tables without an end.
 TABLES_MAX = 10_000
+#: Schemas that the registry did not know, the latest ones; what is known of others is forgotten.
+UNREAD_MAX = 1_000
 #: Beside the file; by it one process keeps others off.
 LOCK_NAME = "lock"
 
@@ -61,6 +65,8 @@ class Places:
         #: Where the topic was begun without this file, by partition; None once all that was in it
         #: then was dealt out. Tables that another file knew may have passed records of others.
         self.begun: Mapping[int, int] | None = None
+        #: Id of a schema -> partition -> offsets of records that had no value for want of it.
+        self._unread: dict[int, dict[int, OffsetRange]] = {}
         #: Whether other rules decided until now.
         self.ruled_anew = False
         self._lock: int | None = None
@@ -157,6 +163,29 @@ class Places:
         added = {key: Place(value, start) for key, value in found.items()}
         self._write({**self._known, **added})
 
+    def unread(self, schema_id: int) -> Mapping[int, OffsetRange]:
+        """Where records of a schema have no value whatever is known of it now, by partition."""
+        return self._unread.get(schema_id, {})
+
+    def keep_unread(self, found: Mapping[int, Mapping[int, OffsetRange]]) -> None:
+        """Keeps where records have no value since their schemas are not known, synced. May block.
+
+        Args:
+            found: id of a schema -> partition -> offsets.
+
+        Raises:
+            ServiceError: the disk fails.
+        """
+        unread = dict(self._unread)
+        for schema_id, spans in found.items():
+            # The latest last.
+            known = unread.pop(schema_id, {})
+            wider = {number: span.over(known.get(number, span)) for number, span in spans.items()}
+            unread[schema_id] = {**known, **wider}
+        latest = list(unread.items())[-UNREAD_MAX:]
+        if dict(latest) != self._unread:
+            self._write(self._known, dict(latest))
+
     def accept_rules(
         self, key_of: Callable[[str | None], str], offsets: Sequence[Offsets], *, complete: bool
     ) -> None:
@@ -205,13 +234,21 @@ class Places:
             begun = body["begun"]
             if begun is not None:
                 begun = {int(number): int(at) for number, at in begun.items()}
+            unread = {
+                schema_id: {number: OffsetRange(start, end) for number, start, end in spans}
+                for schema_id, spans in body.get("unread", ())
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise self._refused("is damaged") from error
         if topic != self._topic:
             raise self._refused(f"is about topic {topic}")
         self._known, self.begun, self.ruled_anew = known, begun, rules != self._rules
+        self._unread = unread
 
-    def _write(self, known: dict[str, Place]) -> None:
+    def _write(
+        self, known: dict[str, Place], unread: dict[int, dict[int, OffsetRange]] | None = None
+    ) -> None:
+        unread = self._unread if unread is None else unread
         tables = [
             [key, place.value, {str(number): at for number, at in place.start.items()}]
             for key, place in known.items()
@@ -219,13 +256,22 @@ class Places:
         begun = None
         if self.begun is not None:
             begun = {str(number): at for number, at in self.begun.items()}
-        body = {"topic": self._topic, "rules": self._rules, "tables": tables, "begun": begun}
+        body = {
+            "topic": self._topic,
+            "rules": self._rules,
+            "tables": tables,
+            "begun": begun,
+            "unread": [
+                [schema_id, [[number, span.start, span.end] for number, span in spans.items()]]
+                for schema_id, spans in unread.items()
+            ],
+        }
         whole = {"format": _FORMAT, "sha256": checksum(body), "body": body}
         try:
             replace(self._path, json.dumps(whole).encode())
         except OSError as error:
             raise _failed(self._path, "written", error) from error
-        self._known = known
+        self._known, self._unread = known, unread
 
     def _refused(self, why: str) -> IntegrityError:
         return IntegrityError(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pytest
 
 from tests.conftest import Stack
 from tests.integration.test_schema_registry import Registered
 from tests.program import finished
 from tests.running import Running, at, running
+from tests.schema_registry import FakeRegistry, frame
 from tests.support import CatalogAt, Position, assert_exactly_once, read_by_metadata
 
 pytestmark = pytest.mark.integration
@@ -29,6 +33,13 @@ table_name = "TABLE_{value}"
 value_missing = "rest"
 restart_seconds_max = 1
 discovery_seconds = 1
+"""
+#: A table that buffers what others have long committed.
+SLOW = """
+[[routing.tables]]
+topic = ".*"
+value = "VALUE"
+settings = { buffer.flush_interval_seconds = 600.0, buffer.flush_batch_size = 1000000 }
 """
 ENUM = {"type": "enum", "name": "Kind", "symbols": ["click", "view"]}
 PROTO = """syntax = "proto3";
@@ -230,6 +241,59 @@ def test_records_wait_for_the_registry_and_go_to_no_other_table(
         run.drain()
     kinds.check()
     assert program.load_table(f"{program.table}_rest") is None
+
+
+def test_a_schema_that_becomes_known_between_two_readings_moves_no_record(
+    world: Callable[[str], Kinds],
+) -> None:
+    kinds = world("avro")
+    program = kinds.registered.program
+    program.routing += SLOW.replace("VALUE", "click")
+    schema = fastavro.parse_schema(
+        {"type": "record", "name": "E", "fields": [
+            {"name": "n", "type": "int"}, {"name": "meta", "type": ["null", _meta("string")]},
+        ]}
+    )  # fmt: skip
+
+    def writer(schema_id: int) -> Write:
+        def write(n: int, kind: str | None) -> bytes:
+            out = io.BytesIO()
+            fastavro.schemaless_writer(out, schema, {"n": n, "meta": kind and {"kind": kind}})
+            return frame(schema_id, out.getvalue())
+
+        return write
+
+    with FakeRegistry() as registry:
+        program.environ |= {
+            "K2I_KAFKA_FORMAT_SCHEMA_REGISTRY_URL": registry.url,
+            "K2I_KAFKA_FORMAT_LATEST_ON_STARTUP": "false",
+        }
+        known = registry.add("s", json.dumps(schema))
+        write, early = writer(known), writer(known + 1)
+        kinds.write(write, 5, "click")
+        # Nobody can tell yet that they are clicks.
+        kinds.registered.write(*(early(n, "click") for n in range(5, 8)))
+        kinds.write(write, 2, None)
+
+        def alone(report: Row) -> bool:
+            tables = {one["table"].rpartition("_")[2]: one for one in report.get("tables", ())}
+            rest, click = (tables.get(name, {}) for name in ("rest", "click"))
+            return bool(click.get("epoch")) and rest.get("records", {}).get("committed_rows") == 2
+
+        with running(program) as run:
+            run.until(alone, "one table is far behind the other")
+            run.kill()
+        assert program.load_table(f"{program.table}_click") is not None
+        assert kinds.rows("click") == []
+        assert registry.add("s2", json.dumps(schema)) == known + 1
+        kinds.write(early, 4, "click")
+        with running(program) as run:
+            kinds.until_read(run)
+            run.drain()
+    kinds.check()
+    letters = kinds.rows("rest__dead_letters")
+    assert sorted(letter["offset"] for letter in letters) == [5, 6, 7]
+    assert {letter["code"] for letter in letters} == {"registry.unknown_id"}
 
 
 def test_one_table_of_many_can_be_looked_at(world: Callable[[str], Kinds]) -> None:

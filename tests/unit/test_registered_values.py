@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import fastavro
@@ -13,8 +14,9 @@ import pytest
 from k2i_tasks.codecs.registered_values import RegisteredValues
 from k2i_tasks.codecs.values import VALUE_CHARS_MAX, coded
 from k2i_tasks.errors import ServiceError, TransientError
+from k2i_tasks.kafka.places import Places
 from k2i_tasks.registry import RegistrySettings, Schemas
-from k2i_tasks.types import RawBatch
+from k2i_tasks.types import OffsetRange, RawBatch
 from tests.schema_registry import FakeRegistry, frame, status
 from tests.unit.codec_batches import batch_of
 
@@ -42,14 +44,29 @@ def registry() -> Iterator[FakeRegistry]:
         yield found
 
 
+class Nothing:
+    """Keeps nothing."""
+
+    def unread(self, schema_id: int) -> dict[int, OffsetRange]:
+        return {}
+
+    def keep_unread(self, found: Mapping[int, Mapping[int, OffsetRange]]) -> None:
+        assert found
+
+
 def reader(registry: FakeRegistry, kind: str, path: str, **changes: Any) -> RegisteredValues:
     schemas = Schemas(RegistrySettings(url=registry.url), None)
-    given: dict[str, Any] = {"max_message_bytes": 10_000, "unknown_seconds": 30.0, **changes}
+    given: dict[str, Any] = {
+        "max_message_bytes": 10_000,
+        "unknown_seconds": 30.0,
+        "unread": Nothing(),
+        **changes,
+    }
     return RegisteredValues(kind, schemas, path.split("."), **given)
 
 
-def values(read: RegisteredValues, *payloads: bytes | None) -> list[str | None]:
-    batch = batch_of(payloads)
+def values(read: RegisteredValues, *payloads: bytes | None, start: int = 0) -> list[str | None]:
+    batch = batch_of(payloads, start)
     while read.prepare(batch, PATIENCE_SECONDS) < len(batch):
         pass
     found: list[str | None] = read(batch).to_pylist()
@@ -206,6 +223,32 @@ def test_while_the_registry_is_away_what_is_known_is_ready_and_the_rest_is_not(
     other: RawBatch = batch_of([frame(registry.add("s9", json.dumps(schema)), payload)])
     with pytest.raises(ServiceError):
         until_told(read, other)
+
+
+def test_a_record_without_a_value_for_want_of_its_schema_has_none_once_that_is_known(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    schema = record("R", k="string")
+    payload = avro(schema, {"k": "x"})[0]
+    known = registry.add("s", json.dumps(schema))
+    to_come = frame(known + 1, payload)
+    path = tmp_path / "routing" / "tables.json"
+    places = Places(path, "t", "rules")
+    read = reader(registry, "avro", "k", unread=places, unknown_seconds=0.5)
+    for start, wanted in ((10, ["x", None, "x", None]), (20, ["x", None, "x", None])):
+        some = [frame(known, payload), to_come, frame(known, payload), to_come]
+        assert values(read, *some, start=start) == wanted
+    assert registry.add("s2", json.dumps(schema)) == known + 1
+    # Also by another process, from behind on and again from before.
+    for kept in (places, Places(path, "t", "rules")):
+        read = reader(registry, "avro", "k", unread=kept)
+        assert values(read, to_come, start=24) == ["x"]
+        some = [to_come, frame(known, payload), to_come, to_come]
+        assert values(read, *some, start=9) == ["x", "x", None, None]
+        assert values(read, *some, start=22) == [None, "x", "x", "x"]
+    # What is known of one schema is not of another, nor of another partition.
+    assert places.unread(known) == {}
+    assert places.unread(known + 1) == {0: OffsetRange(11, 24)}
 
 
 def test_values_that_lead_to_one_table_have_one_key(registry: FakeRegistry) -> None:
