@@ -333,18 +333,22 @@ class Operations:
     def _commit_batch(self, batch: SealedBatch, staged: Staged) -> tuple[int, Staged]:
         """Commits the batch, with files written anew if another writer has moved the schema.
 
-        The old files stay, as orphans: a commit of them that is still on its way may land yet,
-        should the schema become again what it was.
+        Once with the columns that are still missing in the commit of the rows; who loses that race
+        too makes them first. The old files stay, as orphans: a commit of them that is still on its
+        way may land yet, should the schema become again what it was.
         """
         name, ranges, why = batch.batch_id, batch.ranges, batch.reason.value
-        try:
-            return self._commit_staged(name, ranges, staged, why), staged
-        except SchemaRacedError as raced:
-            log.warning("batch %s is written anew: %s", name, raced)
-        self._staging.changes.lost(staged.schema)
         catalog, table = self._committer.catalog, self._committer.identifier
-        files = write_anew(catalog, table, self._config, batch.tables, batch_id=name)
-        staged = self._note(batch, StagedRows(files), staged.dead_letter_files)
+        for evolved in (False, True):
+            try:
+                return self._commit_staged(name, ranges, staged, why), staged
+            except SchemaRacedError as raced:
+                log.warning("batch %s is written anew: %s", name, raced)
+            self._staging.changes.lost(staged.schema)
+            rows = write_anew(
+                catalog, table, self._config, batch.tables, batch_id=name, evolved=evolved
+            )
+            staged = self._note(batch, rows, staged.dead_letter_files)
         return self._commit_staged(name, ranges, staged, why), staged
 
     def _start_state(self, head: Head) -> SinkState:

@@ -9,7 +9,8 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
 from k2i_tasks.config import Config
-from k2i_tasks.iceberg.evolution import evolve, wanted_columns
+from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.evolution import evolve, wanted_columns, widened
 from k2i_tasks.iceberg.pending import PendingSchema
 from k2i_tasks.iceberg.writer import DataFileWriter
 from k2i_tasks.types import StagedFile
@@ -52,10 +53,10 @@ def write_anew(
     tables: Sequence[pa.Table],
     *,
     batch_id: str,
-) -> list[StagedFile]:
+    evolved: bool,
+) -> StagedRows:
     """Writes the rows of a batch whose staged files another writer's change has made useless.
 
-    The columns that they need are made first, in a commit of their own: so a race is lost once.
     May block.
 
     Args:
@@ -63,11 +64,18 @@ def write_anew(
         config: schema and file settings.
         tables: all rows of the batch, in order.
         batch_id: of the batch.
+        evolved: whether the columns that they need are made first, in a commit of their own, so
+            that no other race can be lost; else they come with the rows.
 
     Raises:
         SchemaMovedError: a column has a type now that the rows contradict.
         K2IError: as `evolve` and `DataFileWriter.write`.
     """
     wanted, relaxed = wanted_columns({table.schema for table in tables}, config)
-    table = evolve(catalog, identifier, wanted, may_relax=relaxed)
-    return DataFileWriter(table, config).write(tables, batch_id=batch_id)
+    if evolved:
+        table, change = evolve(catalog, identifier, wanted, may_relax=relaxed), None
+    else:
+        with translated("reading table " + ".".join(identifier)):
+            table = catalog.load_table(identifier)
+        table, change = widened(table, wanted, may_relax=relaxed)
+    return StagedRows(DataFileWriter(table, config).write(tables, batch_id=batch_id), change)

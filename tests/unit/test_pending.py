@@ -17,7 +17,7 @@ from k2i_tasks.errors import (
     SchemaMovedError,
     SchemaRacedError,
 )
-from k2i_tasks.failpoints import armed
+from k2i_tasks.failpoints import arm, armed
 from k2i_tasks.iceberg import ahead
 from k2i_tasks.iceberg.evolution import evolve, widened
 from k2i_tasks.iceberg.pending import PendingSchema
@@ -153,8 +153,25 @@ def test_files_whose_ids_another_writer_was_given_are_written_anew(
         {"n": 6, "d": "d6"},
         {"n": 7, "d": "d7"},
     ]
-    # The race lost, columns came first; what came after it is in one commit again.
-    assert columns_alone(table_at(tmp_path)) == [{"theirs"}, {"a"}, {"c"}]
+    assert columns_alone(table_at(tmp_path)) == [{"theirs"}]
+
+
+def test_who_loses_a_race_twice_makes_the_columns_first_and_cannot_lose_again(
+    tmp_path: Path, run: Operations
+) -> None:
+    mine = batch(1, a=text("a2", "a3"))
+    run.flush(mine)
+    rival(tmp_path, "first")
+
+    def faster(place: str) -> None:
+        rival(tmp_path, "second")
+        arm(place, lambda _name: rival(tmp_path, "third"))
+
+    # Each time that files are written anew.
+    with armed("flush.file.before", faster):
+        run.commit(mine)
+    assert payload(tmp_path)[2:] == [{"n": 2, "a": "a2"}, {"n": 3, "a": "a3"}]
+    assert columns_alone(table_at(tmp_path)) == [{"first"}, {"second"}, {"a"}, {"third"}]
 
 
 def test_files_written_after_a_lost_race_are_of_use_again(tmp_path: Path, run: Operations) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from k2i_tasks.errors import CommitStateUnknownError, SchemaRacedError
-from k2i_tasks.failpoints import armed
+from k2i_tasks.failpoints import arm, armed
 from k2i_tasks.operations import Operations
 from k2i_tasks.types import SealedBatch
 from tests.evolving import batch, land, payload, rival, table_at, text
@@ -112,6 +112,8 @@ def kill(_place: str) -> None:
     [
         "schema.evolve.before",
         "schema.evolved",
+        "schema.commit.before",
+        "schema.committed",
         "flush.file.before",
         "flush.file.synced",
         "commit.send.before",
@@ -135,6 +137,14 @@ def test_a_kill_on_the_way_out_of_a_lost_race_loses_nothing(tmp_path: Path, plac
 
 
 def lose_race(folder: Path, run: Operations, ours: list[SealedBatch], place: str) -> None:
+    """Loses the race, twice if only then the place is come by, and dies there."""
     rival(folder, "theirs")
-    with armed(place, kill), pytest.raises(Killed):
+
+    def again(_place: str) -> None:
+        rival(folder, "more of theirs")
+        arm(place, kill)
+
+    twice = place.startswith("schema.evolve")
+    first = ("flush.file.before", again) if twice else (place, kill)
+    with armed(*first), pytest.raises(Killed):
         run.commit(ours[0])
