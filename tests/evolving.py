@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
+from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
+from k2i_tasks.errors import CommitStateUnknownError
 from k2i_tasks.iceberg.evolution import evolve
 from k2i_tasks.operations import Operations
 from k2i_tasks.types import OffsetRange, SealedBatch, SealReason
@@ -27,6 +32,14 @@ def batch(number: int, **columns: pa.Array) -> SealedBatch:
     return SealedBatch(
         f"batch-{number}", (rows,), (), {P0: span}, 2, rows.nbytes, SealReason.ROWS, -1
     )
+
+
+def joined(first: SealedBatch, second: SealedBatch) -> SealedBatch:
+    """Both as one batch, with the first one's name."""
+    tables, size = (*first.tables, *second.tables), first.nbytes + second.nbytes
+    span = first.ranges[P0].then(second.ranges[P0])
+    rows = first.rows + second.rows
+    return replace(first, tables=tables, ranges={P0: span}, rows=rows, nbytes=size)
 
 
 def text(*values: str) -> pa.Array:
@@ -56,3 +69,28 @@ def land(found: Operations, *batches: SealedBatch) -> None:
         found.flush(each)
     for each in batches:
         found.commit(each)
+
+
+class Wire:
+    """The way of commits to a kind of catalog; `hold` keeps the next, and it is not answered."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, kind: type[Catalog]) -> None:
+        self._plain: Callable[..., Any] = kind.commit_table
+        self._holds = False
+        self._late: Callable[[], Any]
+        wire = self
+
+        def send(catalog: Catalog, *what: Any) -> Any:
+            if not wire._holds:
+                return wire._plain(catalog, *what)
+            wire._holds = False
+            wire._late = lambda: wire._plain(catalog, *what)
+            raise CommitStateUnknownError("the answer was lost")
+
+        patch.setattr(kind, "commit_table", send)
+
+    def hold(self) -> None:
+        self._holds = True
+
+    def deliver(self) -> None:
+        self._late()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from k2i_tasks.journal import Journal
 from k2i_tasks.operations import Operations
 from k2i_tasks.wal.log import WriteAheadLog
 from k2i_tasks.wiring import build_operations
-from tests.evolving import GIVEN, batch, land, text
+from tests.evolving import GIVEN, Wire, batch, land, text
 from tests.iceberg_tables import columns_alone, field_ids
 from tests.integration.test_end_to_end import unique
 from tests.integration.test_two_flows import config_of
@@ -109,18 +109,8 @@ class At:
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Any]]:
-    """Commits that are not answered, once it is emptied: each does one of them."""
-    plain, held = RestCatalog.commit_table, [lambda: None]
-
-    def send(catalog: RestCatalog, *what: Any) -> Any:
-        if held:
-            return plain(catalog, *what)
-        held.append(lambda: plain(catalog, *what))
-        raise CommitStateUnknownError("the answer was lost")
-
-    monkeypatch.setattr(RestCatalog, "commit_table", send)
-    return held
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    return Wire(monkeypatch, RestCatalog)
 
 
 def test_changes_that_wait_for_each_other_are_known_again_when_the_catalog_tells_them(
@@ -141,18 +131,18 @@ def test_changes_that_wait_for_each_other_are_known_again_when_the_catalog_tells
 
 
 def test_a_late_commit_with_a_column_is_refused_once_another_writer_has_its_ids(
-    rest_catalog: CatalogAt, tmp_path: Path, late: list[Callable[[], Any]]
+    rest_catalog: CatalogAt, tmp_path: Path, wire: Wire
 ) -> None:
     at = At(rest_catalog, tmp_path)
     with at.run() as run:
         mine = batch(1, a=text("a2", "a3"))
         run.flush(mine)
-        late.clear()
+        wire.hold()
         with pytest.raises(CommitStateUnknownError):
             run.commit(mine)
         at.rival()
         with pytest.raises(Exception, match=r"schema|field id"):
-            late[0]()
+            wire.deliver()
         run.commit(mine)
     assert at.rows() == [{"n": 2, "a": "a2"}, {"n": 3, "a": "a3"}]
     fields = field_ids(at.table().schema())
@@ -160,16 +150,16 @@ def test_a_late_commit_with_a_column_is_refused_once_another_writer_has_its_ids(
 
 
 def test_a_late_commit_with_a_column_that_nothing_came_before_is_done_once(
-    rest_catalog: CatalogAt, tmp_path: Path, late: list[Callable[[], Any]]
+    rest_catalog: CatalogAt, tmp_path: Path, wire: Wire
 ) -> None:
     at = At(rest_catalog, tmp_path)
     with at.run() as run:
         mine = batch(1, a=text("a2", "a3"))
         run.flush(mine)
-        late.clear()
+        wire.hold()
         with pytest.raises(CommitStateUnknownError):
             run.commit(mine)
-        late[0]()
+        wire.deliver()
         run.commit(mine)
     assert at.rows() == [{"n": 2, "a": "a2"}, {"n": 3, "a": "a3"}]
     assert columns_alone(at.table()) == []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,8 +21,7 @@ from k2i_tasks.iceberg import ahead
 from k2i_tasks.iceberg.evolution import evolve, widened
 from k2i_tasks.iceberg.pending import PendingSchema
 from k2i_tasks.operations import Operations
-from k2i_tasks.types import OffsetRange, SealedBatch, SealReason
-from tests.evolving import GIVEN, batch, land, payload, rival, table_at, text
+from tests.evolving import GIVEN, Wire, batch, joined, land, payload, rival, table_at, text
 from tests.iceberg_tables import (
     NAME,
     catalog_of,
@@ -35,34 +33,9 @@ from tests.iceberg_tables import (
 from tests.unit.test_recover import P0, claimed, lose_answers, operations
 
 
-class Wire:
-    """The way of commits to the catalog; `hold` keeps the next one, which then is not answered."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._plain = SqlCatalog.commit_table
-        self._holds = False
-        self._late: Callable[[], Any]
-        wire = self
-
-        def send(catalog: SqlCatalog, *what: Any) -> Any:
-            if not wire._holds:
-                return wire._plain(catalog, *what)
-            wire._holds = False
-            wire._late = lambda: wire._plain(catalog, *what)
-            raise CommitStateUnknownError("the answer was lost")
-
-        patch.setattr(SqlCatalog, "commit_table", send)
-
-    def hold(self) -> None:
-        self._holds = True
-
-    def deliver(self) -> None:
-        self._late()
-
-
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    return Wire(monkeypatch)
+    return Wire(monkeypatch, SqlCatalog)
 
 
 @pytest.fixture
@@ -299,16 +272,7 @@ def test_what_was_encoded_by_a_lost_change_is_written_anew(
 ) -> None:
     monkeypatch.setattr(ahead, "GROUP_ROWS_MIN", 1)
     first, second = batch(1, a=text("a2", "a3")), batch(2, b=text("b4", "b5"))
-    both = SealedBatch(
-        "batch-1",
-        (*first.tables, *second.tables),
-        (),
-        {P0: OffsetRange(2, 6)},
-        4,
-        first.nbytes + second.nbytes,
-        SealReason.ROWS,
-        -1,
-    )
+    both = joined(first, second)
     run.encode("batch-1", first.tables)
     rival(tmp_path, "theirs")
     with pytest.raises(SchemaRacedError):
@@ -330,16 +294,7 @@ def test_a_change_in_the_middle_of_a_lost_batch_leaves_no_file_of_earlier_ids(
     first, second = batch(1, a=text("a2", "a3")), batch(2, b=text("b4", "b5"))
     run.encode("batch-1", first.tables)
     rival(tmp_path, "theirs")
-    whole = SealedBatch(
-        "batch-1",
-        (*first.tables, *second.tables),
-        (),
-        {P0: OffsetRange(2, 6)},
-        4,
-        first.nbytes + second.nbytes,
-        SealReason.ROWS,
-        -1,
-    )
+    whole = joined(first, second)
     land(run, whole)
     assert [row.get("a") for row in payload(tmp_path)[2:]] == ["a2", "a3", None, None]
     assert [row.get("b") for row in payload(tmp_path)[2:]] == [None, None, "b4", "b5"]
