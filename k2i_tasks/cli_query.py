@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from k2i_tasks import cli_follow, logs
 from k2i_tasks.client import Client, local
-from k2i_tasks.cold_frame import lazy_table
+from k2i_tasks.cold_frame import lazy_batches
 from k2i_tasks.config import Config
 from k2i_tasks.discovery import Found, running
 from k2i_tasks.errors import Component, ConfigError, ServiceError
@@ -55,11 +56,13 @@ def table_sources(config: Config) -> dict[str, Source]:
     def source(name: str, branch: str) -> Source:
         def opened() -> pl.LazyFrame:
             # A flow that answers makes them needless, and they take a second to load.
+            from k2i_tasks.iceberg.arrow import arrow_schema
             from k2i_tasks.iceberg.catalog import open_catalog
-            from k2i_tasks.iceberg.pinned import pinned_reader
+            from k2i_tasks.iceberg.pinned import pinned
 
             catalog = open_catalog(iceberg, resolved)
-            return lazy_table(pinned_reader(catalog, (*namespace, name), branch))
+            now = pinned(catalog, (*namespace, name), branch)
+            return lazy_batches(arrow_schema(now.schema), partial(now.read, now.schema))
 
         return opened
 

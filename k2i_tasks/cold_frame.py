@@ -8,10 +8,10 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
-#: Reads these columns (all when empty) of at most so many rows (all when None); may block.
-Read = Callable[[Sequence[str], int | None], pa.Table]
-#: (columns, all when None; a condition in polars' JSON form, if any; rows at most) -> rows.
-ReadBatches = Callable[[Sequence[str] | None, str | None, int | None], Iterator[pa.Table]]
+from k2i_tasks.predicates import Predicate, plain
+
+#: (columns, all when None; what is known of the condition; rows at most) -> rows.
+ReadBatches = Callable[[Sequence[str] | None, Predicate, int | None], Iterator[pa.Table]]
 
 
 def lazy_batches(schema: pa.Schema, read: ReadBatches) -> pl.LazyFrame:
@@ -37,7 +37,7 @@ def lazy_batches(schema: pa.Schema, read: ReadBatches) -> pl.LazyFrame:
         needed = schema.names[:1] if needed == [] else needed
         limit = rows_max if predicate is None else None
         left = rows_max
-        for table in read(needed, _condition(predicate), limit):
+        for table in read(needed, plain(predicate), limit):
             frame = as_frame(table)
             if predicate is not None:
                 frame = frame.filter(predicate)
@@ -54,28 +54,9 @@ def lazy_batches(schema: pa.Schema, read: ReadBatches) -> pl.LazyFrame:
     return register_io_source(rows, schema=as_frame(schema.empty_table()).schema)
 
 
-def lazy_table(read: Read) -> pl.LazyFrame:
-    """A frame that calls `read` once for its columns' types, and once for what a query needs.
-
-    Args:
-        read: reads the table; what it raises leaves the query as it is.
-    """
-    schema = read((), 0).schema
-    return lazy_batches(schema, lambda columns, _, limit: iter((read(columns or (), limit),)))
-
-
 def as_frame(table: pa.Table) -> pl.DataFrame:
     """The table as polars has it; what is of one layout in both is shared."""
     frame = pl.from_arrow(table, rechunk=False)
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"not a table: {type(table).__name__}")
     return frame
-
-
-def _condition(predicate: pl.Expr | None) -> str | None:
-    if predicate is None:
-        return None
-    try:
-        return predicate.meta.serialize(format="json")
-    except (pl.exceptions.PolarsError, ValueError):  # a function of Python's, for one
-        return None

@@ -17,6 +17,7 @@ from k2i_tasks.config import Config
 from k2i_tasks.iceberg.catalog import guard_commits, open_catalog
 from k2i_tasks.iceberg.committer import MemoTransaction
 from k2i_tasks.iceberg.pending import PendingSchema
+from k2i_tasks.iceberg.pinned import pinned
 from k2i_tasks.iceberg.writer import data_file
 from k2i_tasks.types import StagedFile
 
@@ -51,6 +52,12 @@ def append(table: Table, staged: Sequence[StagedFile], change: PendingSchema | N
         with transaction.update_snapshot().fast_append() as update:
             for file in staged:
                 update.append_data_file(data_file(table, file))
+
+
+def read(catalog: Catalog) -> pa.Table:
+    """All committed rows, as a query reads them."""
+    now = pinned(catalog, NAME, "main")
+    return pa.concat_tables(now.read(now.schema, None, None, None))
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:

@@ -6,19 +6,15 @@ holds (functions may make a gigabyte of one letter) is for the process that may 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
 
 from k2i_tasks.errors import ConfigError
+from k2i_tasks.predicates import conjuncts, plain
 from k2i_tasks.tickets import Condition, Scalar
-
-_OPERATORS = {"Gt": ">", "GtEq": ">=", "Lt": "<", "LtEq": "<=", "Eq": "=", "NotEq": "!="}
-_TURNED = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "=": "=", "!=": "!="}
-_EPOCH = datetime(1970, 1, 1)
 
 
 def expression(conditions: Iterable[Condition], schema: Mapping[str, Any]) -> pl.Expr | None:
@@ -61,15 +57,24 @@ def _one(condition: Condition, schema: Mapping[str, Any]) -> pl.Expr:
 
 
 def fit(conditions: Iterable[Condition], schema: Mapping[str, Any]) -> bool:
-    """Whether all columns are there, and all values of their types."""
+    """Whether all columns are there, and all values mean here what they mean to SQL."""
     return all(
         condition.column in schema
-        and (
-            condition.operator.startswith("is ")
-            or typed(condition.value, schema[condition.column]) is not None
-        )
+        and (condition.operator.startswith("is ") or _as_in_sql(condition.value, kind))
         for condition in conditions
+        for kind in (schema.get(condition.column),)
     )
+
+
+def _as_in_sql(value: Scalar | None, kind: Any) -> bool:
+    """SQL takes no text but a date for a column of dates, and no heed of the zone in a text for one
+    of moments without a zone."""
+    found = typed(value, kind)
+    if kind == pl.Date and found is not None:
+        return bool(found.isoformat() == value)
+    if kind == pl.Datetime and getattr(kind, "time_zone", None) is None and found is not None:
+        return datetime.fromisoformat(str(value)).tzinfo is None
+    return found is not None
 
 
 def typed(value: Scalar | None, kind: Any) -> Any:
@@ -102,91 +107,15 @@ def _in_zone(moment: datetime, zone: str | None) -> datetime | None:
 
 
 def pushed(predicate: pl.Expr, schema: Mapping[str, Any]) -> list[Condition]:
-    """Those parts of `predicate`, all of which must hold, that are plain comparisons.
-
-    The form of a Polars expression may change with its version: what is not known is left out, and
-    the predicate is evaluated as a whole where it came from, too.
-    """
-    try:
-        tree = json.loads(predicate.meta.serialize(format="json"))
-    except (pl.exceptions.PolarsError, ValueError, TypeError):
-        return []
+    """Those parts of `predicate`, all of which must hold, that are plain comparisons."""
     found = []
-    for part in _parts(tree):
-        condition = _condition(part)
-        if condition is not None and _fits(condition, schema):
+    for one in conjuncts(plain(predicate)):
+        # As text they are sent; an aware one says so by its offset.
+        value = one.value.isoformat() if isinstance(one.value, date) else one.value
+        condition = Condition(one.column, one.operator, value)
+        if _fits(condition, schema):
             found.append(condition)
     return found
-
-
-def _parts(tree: Any) -> Iterator[Any]:
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        pair = node.get("BinaryExpr") if isinstance(node, dict) else None
-        if isinstance(pair, dict) and pair.get("op") in ("And", "LogicalAnd"):
-            stack += [pair["left"], pair["right"]]
-        else:
-            yield node
-
-
-def _condition(node: Any) -> Condition | None:
-    if not isinstance(node, dict) or len(node) != 1:
-        return None
-    if "Function" in node:
-        return _null_check(node["Function"])
-    pair = node.get("BinaryExpr")
-    if not isinstance(pair, dict) or pair.get("op") not in _OPERATORS:
-        return None
-    operator = _OPERATORS[pair["op"]]
-    left, right = pair.get("left"), pair.get("right")
-    if isinstance(left, dict) and "Literal" in left:
-        left, right, operator = right, left, _TURNED[operator]
-    column, value = _column(left), _value(right)
-    return None if column is None or value is None else Condition(column, operator, value)
-
-
-def _null_check(call: Any) -> Condition | None:
-    words = {"IsNull": "is null", "IsNotNull": "is not null"}
-    function = call.get("function")
-    kind = function.get("Boolean") if isinstance(function, dict) else None
-    arguments = call.get("input")
-    if not isinstance(kind, str) or kind not in words or not isinstance(arguments, list):
-        return None
-    column = _column(arguments[0]) if len(arguments) == 1 else None
-    return None if column is None else Condition(column, words[kind])
-
-
-def _column(node: Any) -> str | None:
-    name = node.get("Column") if isinstance(node, dict) and len(node) == 1 else None
-    return name if isinstance(name, str) else None
-
-
-def _value(node: Any) -> Scalar | None:
-    literal = node.get("Literal") if isinstance(node, dict) and len(node) == 1 else None
-    held = literal.get("Scalar", literal.get("Dyn")) if isinstance(literal, dict) else None
-    if not isinstance(held, dict) or len(held) != 1:
-        return None
-    (kind, value), *_ = held.items()
-    if kind in ("String", "Boolean") or kind.startswith(("Int", "UInt", "Float")):
-        return value if isinstance(value, (str, int, float, bool)) else None
-    if kind == "Datetime" and isinstance(value, list) and len(value) == 3:
-        return _moment(*value)
-    if kind == "Date" and isinstance(value, int) and abs(value) < 700_000:
-        return (_EPOCH + timedelta(days=value)).date().isoformat()
-    return None
-
-
-def _moment(count: Any, unit: Any, zone: Any) -> str | None:
-    """A point in time as text; only what microseconds can say, and in UTC or no zone at all."""
-    steps = {"Microseconds": 1, "Milliseconds": 1_000}
-    if unit not in steps or zone not in (None, "UTC") or not isinstance(count, int):
-        return None
-    try:
-        moment = _EPOCH + timedelta(microseconds=count * steps[unit])
-    except OverflowError:
-        return None
-    return (moment if zone is None else moment.replace(tzinfo=UTC)).isoformat()
 
 
 def _fits(condition: Condition, schema: Mapping[str, Any]) -> bool:

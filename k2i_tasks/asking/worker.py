@@ -31,6 +31,11 @@ OLDEST = pl.CompatLevel.oldest()
 #: Address space for each byte of memory that a query may take: allocators reserve far more than
 #: they use. It holds what would come between two looks at the memory.
 ADDRESS_FACTOR = 8
+#: What helps where two moments cannot be compared: one has a time zone, the other none.
+ZONES = (
+    "Compare a column that has a time zone with a text, such as '2026-11-01T12:00:00Z': a "
+    "TIMESTAMP literal has none."
+)
 #: How often memory is looked at while a query runs, in seconds.
 LOOK_SECONDS = 0.02
 
@@ -118,7 +123,8 @@ def answer(wire: Wire, asked: dict[str, Any]) -> None:
         if tables.failure is not None:
             wire.send_json(b"X", tables.failure)
         else:
-            _tell(tables, "query", _first_line(error), "")
+            told = _first_line(error)
+            _tell(tables, "query", told, ZONES if told.count("Datetime(") == 2 else "")
 
 
 def _evaluated(tables: Tables, asked: dict[str, Any]) -> None:

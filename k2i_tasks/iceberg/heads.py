@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
-from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.schema import Schema
-from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table import Table
 
 from k2i_tasks.errors import Component, IntegrityError, SchemaConflictError, TransientError
-from k2i_tasks.iceberg.arrow import align, arrow_schema
 from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.difference import difference
-from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.pushdown import pushed
+from k2i_tasks.iceberg.pinned import Pinned
 from k2i_tasks.iceberg.schema import iceberg_schema
 from k2i_tasks.iceberg.state import recorded
 from k2i_tasks.types import Offsets
 
-#: Files that are read at once, and wait in memory decoded.
-FILES_AT_ONCE = 2
 #: Longest wait for a catalog that does not answer, when its connection is to be closed.
 CLOSE_SECONDS = 1.0
 
 
-class Head:
-    """A branch's newest snapshot, as it was when it was loaded.
+class Head(Pinned):
+    """A branch's newest snapshot, and the offsets up to which its rows were committed.
 
     Args:
         table: as loaded; used by nobody else.
@@ -37,9 +32,7 @@ class Head:
     """
 
     def __init__(self, table: Table, sink: str, branch: str) -> None:
-        self._table = table
-        found = table.metadata.snapshot_by_name(branch)
-        self.snapshot_id = None if found is None else found.snapshot_id
+        super().__init__(table, branch)
         self.uuid = str(table.metadata.table_uuid)
         told = recorded(table.metadata, sink, branch)
         # What the head's own history says is what its files hold; the property may be ahead of
@@ -48,12 +41,6 @@ class Head:
         #: Per partition: the rows of all records below it are committed, and no others.
         self.offsets: Offsets = {} if state is None else state.offsets
         self.rolled_back = told.rolled_back
-        #: The table's columns, also those that came after the snapshot.
-        self.schema: Schema = table.schema()
-
-    @property
-    def name(self) -> str:
-        return ".".join(self._table.name())
 
     def covering(self, schemas: Sequence[pa.Schema]) -> Schema:
         """The table's columns as they will be once rows of `schemas` are committed.
@@ -78,46 +65,6 @@ class Head:
         for path, wider in found.wider:
             update.update_column(path, field_type=wider)
         return update._apply()
-
-    def read(
-        self,
-        schema: Schema,
-        columns: Sequence[str] | None,
-        condition: str | None,
-        limit: int | None,
-    ) -> Iterator[pa.Table]:
-        """The committed rows, file by file. May block.
-
-        Args:
-            schema: of the rows: `covering`.
-            columns: which; all when None.
-            condition: rows that it does not want may be left out; see `pushed`.
-            limit: so many rows are enough.
-
-        Raises:
-            TransientError: the store is away.
-            ServiceError: it refuses us, or a file is gone: the snapshot was expired.
-        """
-        wanted = schema if columns is None else schema.select(*columns)
-        target = arrow_schema(wanted)
-        if self.snapshot_id is None:
-            return
-        where = pushed(condition, self.schema)
-        with translated(f"reading table {self.name}"):
-            scan = self._table.scan(row_filter=where, snapshot_id=self.snapshot_id)
-            tasks = list(scan.plan_files())
-            reading = ArrowScan(self._table.metadata, self._table.io, wanted, where)
-        for at in range(0, len(tasks), FILES_AT_ONCE):
-            for batch in self._batches(reading, tasks[at : at + FILES_AT_ONCE]):
-                yield align(pa.Table.from_batches([batch]), target)
-                if limit is not None:
-                    limit -= batch.num_rows
-                    if limit <= 0:
-                        return
-
-    def _batches(self, reading: ArrowScan, tasks: list[FileScanTask]) -> Iterator[pa.RecordBatch]:
-        with translated(f"reading table {self.name}"):
-            yield from reading.to_record_batches(tasks)
 
 
 class Heads:

@@ -14,9 +14,9 @@ from tests.tidy.source import PROGRAM, ROOT, imports, module_name, python_files
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "types errors clock closing collector discovery durable figures cold_frame "
-        "sql_words server_keeper resident",
-        "status views",
+        "types errors clock closing collector discovery durable figures "
+        "predicates sql_words server_keeper resident",
+        "cold_frame status views",
         "ages",
         "calls config metrics logs failpoints sql_guard local_server progress registry resumption "
         "tickets",

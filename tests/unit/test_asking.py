@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -127,6 +130,35 @@ def test_a_plain_scan_gives_what_a_worker_gives(
     assert rows(engine, sql) == wanted
 
 
+def test_moments_mean_the_same_on_both_ways_with_a_zone_and_without() -> None:
+    whole = orders(0, 100)
+    local = pc.cast(whole["at"], pa.timestamp("us"))
+    whole = whole.append_column("local", local).append_column("day", pc.cast(local, pa.date32()))
+    one = limited({"demo.orders": ArrowView("demo.orders", whole, whole.slice(0, 0))})
+    for column, value, count in [
+        ("at", "'2026-11-01T12:00:30Z'", 69),
+        ("at", "'2026-11-01T12:00:30'", 69),
+        ("at", "'2026-11-01T14:00:30+02:00'", 69),
+        ("local", "'2026-11-01T12:00:30'", 69),
+        ("local", "timestamp '2026-11-01 12:00:30'", 69),
+        # Without a zone it is a reading of a clock: one in the text counts for nothing.
+        ("local", "'2026-11-01T12:00:30+02:00'", 69),
+        ("day", "'2026-10-31'", 100),
+        ("day", "date '2026-11-01'", 0),
+    ]:
+        for what in ("id", "id + 0 AS id"):
+            sql = f"SELECT {what} FROM orders WHERE {column} > {value}"
+            assert len(rows(one, sql)) == count, sql
+    for what in ("id", "id + 0 AS id"):
+        sql = f"SELECT {what} FROM orders WHERE day > '2026-10-31T12:00:00'"
+        with pytest.raises(ConfigError, match="string value"):
+            rows(one, sql)
+    with pytest.raises(ConfigError, match="comparison") as caught:
+        rows(one, "SELECT id FROM orders WHERE at > timestamp '2026-11-01 12:00:30'")
+    assert "with a text, such as '2026-11-01T12:00:00Z'" in caught.value.remedy
+    one.close()
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -153,7 +185,9 @@ def test_what_is_more_than_a_plain_scan_goes_to_a_worker(sql: str) -> None:
 
 
 def test_only_comparisons_are_pushed_down_and_only_those_that_fit() -> None:
-    schema = pl.DataFrame(schema={"id": pl.Int64, "city": pl.String, "at": pl.Datetime}).schema
+    kinds = {"id": pl.Int64, "city": pl.String, "at": pl.Datetime("us", "UTC"), "day": pl.Date}
+    schema = pl.DataFrame(schema=kinds).schema
+    noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
     predicate = (
         (pl.col("id") > 5)
         & (pl.lit(9) >= pl.col("id"))
@@ -162,12 +196,17 @@ def test_only_comparisons_are_pushed_down_and_only_those_that_fit() -> None:
         & pl.col("city").is_not_null()
         & (pl.col("city") == 3)
         & (pl.col("none") == 3)
+        & (pl.col("at") < noon)
+        & (pl.col("at") > noon.replace(tzinfo=None))
+        & (pl.col("day") != noon.date())
     )
     assert sorted(pushed(predicate, schema), key=str) == sorted(
         [
             Condition("id", ">", 5),
             Condition("id", "<=", 9),
             Condition("city", "is not null"),
+            Condition("at", "<", "2026-11-01T12:00:00+00:00"),
+            Condition("day", "!=", "2026-11-01"),
         ],
         key=str,
     )

@@ -14,7 +14,7 @@ import pytest
 from k2i_tasks import cli
 from k2i_tasks.config import Config, demo_config
 from k2i_tasks.iceberg.catalog import open_catalog
-from k2i_tasks.iceberg.pinned import pinned_reader
+from k2i_tasks.iceberg.pinned import Pinned, pinned
 
 ROWS = pa.table(
     {
@@ -149,15 +149,36 @@ def test_a_folder_that_is_not_there_is_refused(
     assert "There is no folder" in err
 
 
-def test_a_reader_stays_at_its_moment(folder: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_hold_the_rows_are_not_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = demo_config(tmp_path)
+    catalog = open_catalog(config.iceberg, {})
+    catalog.create_namespace_if_not_exists("demo")
+    table = catalog.create_table("demo.orders", schema=ROWS.schema)
+    table.append(ROWS.slice(0, 3))
+    table.append(ROWS.slice(3))
+    first = next(task.file for task in table.scan(row_filter="id = 0").plan_files())
+    Path(first.file_path.removeprefix("file://")).unlink()
+    sql = "SELECT id, city FROM orders WHERE id > 2"
+    code, out, _ = query(tmp_path, sql, "--format", "csv", capsys=capsys)
+    assert (code, out) == (0, "id,city\n3,Chur\n4,Bern\n")
+    code, out, err = query(tmp_path, "SELECT id FROM orders", capsys=capsys)
+    assert (code, out) == (4, "")
+    assert "Traceback" not in err
+
+
+def test_a_reader_stays_at_its_moment(tmp_path: Path) -> None:
     config: Config = demo_config(tmp_path)
     catalog = open_catalog(config.iceberg, {})
     catalog.create_namespace_if_not_exists("demo")
     table = catalog.create_table("demo.orders", schema=ROWS.schema)
-    empty = pinned_reader(catalog, ("demo", "orders"), "main")
+
+    def rows(moment: Pinned) -> int:
+        return sum(part.num_rows for part in moment.read(moment.schema, ["id"], None, None))
+
+    empty = pinned(catalog, ("demo", "orders"), "main")
     table.append(ROWS)
-    pinned = pinned_reader(catalog, ("demo", "orders"), "main")
+    full = pinned(catalog, ("demo", "orders"), "main")
     table.append(ROWS)
-    assert empty(("id",), None).num_rows == 0
-    assert pinned(("id",), None).num_rows == 5
-    assert pinned((), 0).column_names == ROWS.column_names
+    assert (rows(empty), rows(full)) == (0, 5)

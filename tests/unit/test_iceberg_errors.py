@@ -33,11 +33,10 @@ from k2i_tasks.errors import (
 )
 from k2i_tasks.iceberg.catalog import guard_commits, open_catalog, sql_url
 from k2i_tasks.iceberg.errors import commit_outcome, translated, without_secrets
-from k2i_tasks.iceberg.scan import read_table
 from k2i_tasks.iceberg.schema import create_table
 from k2i_tasks.iceberg.store import warehouse_location
 from k2i_tasks.iceberg.writer import DataFileWriter, data_file
-from tests.iceberg_tables import NAME, append, catalog_of, config_at
+from tests.iceberg_tables import NAME, append, catalog_of, config_at, read
 
 SCHEMA = pa.schema([("id", pa.int64())])
 
@@ -154,7 +153,7 @@ def test_a_metadata_file_that_comes_garbled_is_read_again(
     begin = whole[: int(len(whole) * share)] or PAGE
     path.write_bytes((begin + rest * len(whole))[: len(whole) if rest else len(begin)])
     with pytest.raises(TransientError) as caught:
-        read_table(catalog, NAME)
+        read(catalog)
     assert caught.value.component is Component.STORAGE
     assert "damaged" in caught.value.remedy
 
@@ -242,14 +241,14 @@ def test_answers_of_a_rest_catalog_are_told(
     with rest_server(status) as (_, uri):
         catalog = open_catalog(rest_config(tmp_path, uri), {})
         with pytest.raises(expected):
-            read_table(catalog, NAME)
+            read(catalog)
 
 
 def test_an_answer_that_is_no_json_is_transient(tmp_path: Path) -> None:
     with rest_server(200, body="<html>") as (_, uri):
         catalog = open_catalog(rest_config(tmp_path, uri), {})
         with pytest.raises(TransientError):
-            read_table(catalog, NAME)
+            read(catalog)
 
 
 def test_a_hung_rest_catalog_is_given_up_after_the_time_out(tmp_path: Path) -> None:
@@ -258,7 +257,7 @@ def test_a_hung_rest_catalog_is_given_up_after_the_time_out(tmp_path: Path) -> N
         catalog = open_catalog(config, {})
         began = time.monotonic()
         with pytest.raises(TransientError):
-            read_table(catalog, NAME)
+            read(catalog)
         assert time.monotonic() - began < 4
 
 
@@ -309,7 +308,7 @@ def test_the_guard_lets_no_exception_of_pyiceberg_out(tmp_path: Path) -> None:
     with pytest.raises(CommitConflictError) as caught:
         append(stale, staged)
     assert isinstance(caught.value.__cause__, ice.CommitFailedException)
-    assert read_table(catalog, NAME).num_rows == 1
+    assert read(catalog).num_rows == 1
     manifests = [p for p in (tmp_path / "warehouse").rglob("*.avro") if p.name.startswith("snap")]
     assert len(manifests) == 2, "the refused commit's files must not be deleted"
 
@@ -326,7 +325,7 @@ def test_a_locked_sqlite_catalog_is_waited_for_then_unknown(tmp_path: Path) -> N
         lock.execute("ROLLBACK")
     lock.close()
     append(catalog.load_table(NAME), staged)
-    assert read_table(catalog, NAME)["id"].to_pylist() == [1]
+    assert read(catalog)["id"].to_pylist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -372,16 +371,3 @@ def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
 )
 def test_the_warehouse_is_found(tmp_path: Path, given: dict[str, Any], expected: str) -> None:
     assert warehouse_location(config_at(tmp_path, **given).iceberg) == expected
-
-
-def test_reads_tell_unknown_columns_snapshots_and_conditions(tmp_path: Path) -> None:
-    config = config_at(tmp_path)
-    catalog = catalog_of(config)
-    table = create_table(catalog, NAME, SCHEMA, config)
-    rows = pa.table({"id": [1, 2, 3]})
-    append(table, DataFileWriter(table, config).write([rows], batch_id="a"))
-    assert read_table(catalog, NAME, where="id >= 2")["id"].to_pylist() == [2, 3]
-    assert read_table(catalog, NAME, limit=1).num_rows == 1
-    for wrong in ({"columns": ["x"]}, {"snapshot_id": 5}, {"where": "id >>"}, {"where": "x = 1"}):
-        with pytest.raises(ConfigError):
-            read_table(catalog, NAME, **wrong)

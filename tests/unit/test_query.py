@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from k2i_tasks.cold_frame import lazy_table
+from k2i_tasks.cold_frame import lazy_batches
 from k2i_tasks.errors import ConfigError, ServiceError
+from k2i_tasks.predicates import Comparison, Predicate
 from k2i_tasks.query import Format, QueryResult, Source, run_query, write_file, write_result
 from k2i_tasks.table_view import fitting_columns, result_view, short_type
 
@@ -178,54 +179,57 @@ def test_types_are_named_in_few_letters() -> None:
     ]  # fmt: skip
 
 
+Asked = tuple[Sequence[str] | None, Predicate, int | None]
+
+
 class Reads:
     """A table that remembers what was read of it."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[tuple[str, ...], int | None]] = []
+        self.asked: list[Asked] = []
 
-    def __call__(self, columns: Sequence[str], limit: int | None) -> pa.Table:
-        self.asked.append((tuple(columns), limit))
-        chosen = ORDERS.select(list(columns)) if columns else ORDERS
-        return chosen if limit is None else chosen.slice(0, limit)
+    def __call__(
+        self, columns: Sequence[str] | None, predicate: Predicate, limit: int | None
+    ) -> Iterator[pa.Table]:
+        self.asked.append((columns, predicate, limit))
+        chosen = ORDERS if columns is None else ORDERS.select(list(columns))
+        yield chosen if limit is None else chosen.slice(0, limit)
 
 
-def lazily(sql: str) -> tuple[list[dict[str, Any]], tuple[tuple[str, ...], int | None]]:
+def lazily(sql: str) -> tuple[list[dict[str, Any]], Asked]:
     reads = Reads()
-    table: dict[str, Source] = {"orders": lambda: lazy_table(reads)}
+    table: dict[str, Source] = {"orders": lambda: lazy_batches(ORDERS.schema, reads)}
     rows = run_query(sql, table, rows_max=10).table.to_pylist()
-    assert reads.asked[0] == ((), 0)
-    assert len(reads.asked) == 2
-    return rows, reads.asked[1]
+    [asked] = reads.asked
+    return rows, asked
 
 
 def test_a_query_reads_only_the_columns_that_it_names() -> None:
     rows, asked = lazily("SELECT sum(id) AS s FROM orders WHERE name IS NULL")
     assert rows == [{"s": 2}]
-    assert set(asked[0]) == {"id", "name"}
+    assert set(asked[0] or ()) == {"id", "name"}
+    assert asked[1] == Comparison("name", "is null")
 
 
 def test_counting_reads_one_column() -> None:
     rows, asked = lazily("SELECT count(*) AS n FROM orders")
     assert rows == [{"n": 3}]
-    assert len(asked[0]) == 1
+    assert len(asked[0] or ()) == 1
 
 
 def test_a_limit_reaches_the_table_unless_rows_are_filtered() -> None:
     rows, asked = lazily("SELECT id FROM orders LIMIT 2")
     assert rows == [{"id": 1}, {"id": 2}]
-    assert asked == (("id",), 2)
+    assert asked == (["id"], None, 2)
     rows, asked = lazily("SELECT id FROM orders WHERE id >= 2 LIMIT 1")
     assert rows == [{"id": 2}]
-    assert asked[1] is None
+    assert asked[1:] == (Comparison("id", ">=", 2), None)
 
 
 def test_what_reading_raises_leaves_the_query_unchanged() -> None:
-    def broken(columns: Sequence[str], limit: int | None) -> pa.Table:
-        if limit == 0:
-            return ORDERS.slice(0, 0)
+    def broken(*_asked: object) -> Iterator[pa.Table]:
         raise ServiceError("The store is away.")
 
-    table: dict[str, Source] = {"orders": lambda: lazy_table(broken)}
+    table: dict[str, Source] = {"orders": lambda: lazy_batches(ORDERS.schema, broken)}
     with pytest.raises(ServiceError, match=r"The store is away\."):
         run_query("SELECT id FROM orders", table, rows_max=1)
