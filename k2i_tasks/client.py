@@ -33,7 +33,7 @@ from k2i_tasks.errors import (
     ServiceError,
     TransientError,
 )
-from k2i_tasks.tickets import After, Ask, At, Key, Sql, positions_of, ticket
+from k2i_tasks.tickets import AWAY, BUSY, After, Ask, At, Key, Sql, positions_of, ticket
 from k2i_tasks.views import Part
 
 if TYPE_CHECKING:
@@ -272,14 +272,14 @@ def _translated(flight: Any, address: str) -> Iterator[None]:
         raise QueryCancelledError(_told(error)[0]) from error
     except flight.FlightUnavailableError as error:
         what, remedy = _told(error)
-        if not bytes(error.extra_info or b""):
+        kinds = {BUSY: BusyError, AWAY: TransientError}
+        if (kind := _kind(error)) not in kinds:
             raise ServiceError(
                 f"Nothing answers at {address}, or not in the way that was asked for (TLS, "
                 "certificate).",
                 component=Component.HEALTH,
             ) from error
-        kind = BusyError if "places" in what or "clients" in what else TransientError
-        raise kind(what, remedy=remedy) from error
+        raise kinds[kind](what, remedy=remedy) from error
     except pa.ArrowInvalid as error:
         raise ConfigError(_plain(str(error)), field="sql") from error
     except (flight.FlightError, pa.ArrowException, OSError) as error:
@@ -289,11 +289,23 @@ def _translated(flight: Any, address: str) -> Iterator[None]:
 
 def _told(error: Any) -> tuple[str, str]:
     """Sentence and remedy, as the flow gave them."""
-    try:
-        told = json.loads(bytes(error.extra_info))
-        return str(told["what"]), str(told["remedy"])
-    except (AttributeError, TypeError, ValueError, KeyError):
+    details = _details(error)
+    if "what" not in details:
         return _plain(str(error)), ""
+    return str(details["what"]), str(details.get("remedy", ""))
+
+
+def _kind(error: Any) -> str:
+    """What kind of UNAVAILABLE it is; empty where no flow has said so."""
+    return str(_details(error).get("kind", ""))
+
+
+def _details(error: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(bytes(error.extra_info))
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _plain(text: str) -> str:

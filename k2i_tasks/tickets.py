@@ -23,6 +23,9 @@ from k2i_tasks.types import Offsets, TopicPartition
 from k2i_tasks.views import Part
 
 TICKET_BYTES_MAX = 262_144
+#: `kind` in the details of an error of Flight, where what was asked can be asked again at once, or
+#: once a service is back. Both are UNAVAILABLE to gRPC.
+BUSY, AWAY = "busy", "away"
 CONDITIONS_MAX = 64
 COLUMNS_MAX = 10_000
 WAIT_SECONDS_MAX = 60.0

@@ -44,7 +44,7 @@ class Answer:
         turn: Turn | None,
         limits: Limits,
         rows_max: int,
-        close: Callable[[], None] = lambda: None,
+        close: Callable[[], object] = lambda: None,
     ) -> None:
         self.schema = schema
         self.end = End()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -15,14 +17,15 @@ from k2i_tasks.asking.answers import Answer
 from k2i_tasks.asking.limits import Limits, Places, Turn
 from k2i_tasks.asking.plain import plain_scan
 from k2i_tasks.asking.pump import Pump
-from k2i_tasks.errors import BusyError, ConfigError, QueryCancelledError
+from k2i_tasks.errors import BusyError, ConfigError, K2IError, QueryCancelledError, QueryLimitError
 from k2i_tasks.sql_guard import check_query
 from k2i_tasks.tickets import After, Ask, Key, Rows, Sql, positions_json
 from k2i_tasks.views import Cut, Part, Tail, View
 
 if TYPE_CHECKING:
-    from k2i_tasks.asking.evaluation import Evaluation
     from k2i_tasks.asking.process import Workers
+
+log = logging.getLogger(__name__)
 
 #: How often it is looked for new rows while a client waits for them, in seconds.
 FOLLOW_SECONDS = 0.01
@@ -72,7 +75,7 @@ class Engine:
         if isinstance(ask, Sql):
             return self._sql(ask, waits)
         if isinstance(ask, Rows):
-            return self._scan(ask, waits, self.view(ask.table))
+            return self._rows(ask, waits, self.view(ask.table))
         if isinstance(ask, After):
             return self._after(ask, waits)
         view = self.view(ask.table)
@@ -88,18 +91,36 @@ class Engine:
         if isinstance(ask, Rows):
             from k2i_tasks.asking import scans
 
-            self._started()
-            schema = scans.schema_of(self.view(ask.table).cut("hot"))
-            return scans.plain_schema(schema, ask.columns)
+            [told] = self._columns([self.view(ask.table)], waits)
+            if isinstance(told, K2IError):
+                raise told
+            return scans.plain_schema(told, ask.columns)
         if isinstance(ask, After):
             return self.view(ask.table).after(None, 1).rows.schema
         if isinstance(ask, Key):
             return self.view(ask.table).with_key(ask.value).schema
         return self.view(ask.table).at(ask.topic, ask.partition, ask.offset).schema
 
-    def tables(self) -> list[str]:
-        """Full names of the tables, sorted."""
-        return sorted(self._views())
+    def schemas(self, waits: Callable[[], bool] = always) -> dict[str, pa.Schema | None]:
+        """Columns of each table by its full name, sorted; None where they cannot be told now.
+
+        Blocks; one place and its time are for all of them.
+
+        Raises:
+            BusyError: too many ask at once.
+            QueryCancelledError: whoever asked is gone.
+        """
+        views = dict(sorted(self._views().items()))
+        found: dict[str, pa.Schema | None] = dict.fromkeys(views)
+        try:
+            for told, name in zip(self._columns(views.values(), waits), views, strict=True):
+                if isinstance(told, pa.Schema):
+                    found[name] = told
+                else:
+                    log.debug("the columns of %s are not known: %s", name, told)
+        except QueryLimitError as error:
+            log.debug("the columns of some tables are not known: %s", error)
+        return found
 
     def view(self, name: str) -> View:
         """The table of this name, whether full or its last part; without a name, the only one.
@@ -132,85 +153,110 @@ class Engine:
     def _sql(self, ask: Sql, waits: Callable[[], bool], *, only_schema: bool = False) -> Answer:
         names = _names(self._views())
         checked = check_query(ask.sql, names)
-        if not only_schema:
-            plain = plain_scan(checked.sql, names, ask.part)
-            if plain is not None and self._fits(plain, names[plain.table]):
-                limits = [one for one in (plain.limit, ask.limit) if one is not None]
-                return self._scan(plain, waits, names[plain.table], asked_max=ask.limit, by=limits)
-        workers = self._started()
-        turn = self._turn(waits)
-        evaluation: Evaluation | None = None
-        try:
-            from k2i_tasks.asking.evaluation import Evaluation
+        plain = None if only_schema else plain_scan(checked.sql, names, ask.part)
 
-            part: Part = "hot" if only_schema else ask.part
-            cuts = _cuts({name: names[name] for name in checked.tables}, part)
-            rows_max = self._rows_max(ask.limit)
-            evaluation = Evaluation(workers, turn, cuts, self.limits)
-            schema = evaluation.begin(checked.sql, None if only_schema else rows_max + 1)
-            return Answer(
-                schema,
-                evaluation.batches(),
-                turn=turn,
-                limits=self.limits,
-                rows_max=rows_max,
-                close=evaluation.close,
-            )
+        def begun(turn: Turn) -> Answer:
+            if plain is not None:
+                answer = self._scan(plain, turn, names[plain.table], ask)
+                if answer is not None:
+                    return answer
+            views = {name: names[name] for name in checked.tables}
+            return self._evaluated(checked.sql, ask, turn, views, only_schema)
+
+        return self._placed(waits, begun)
+
+    def _rows(self, ask: Rows, waits: Callable[[], bool], view: View) -> Answer:
+        def begun(turn: Turn) -> Answer:
+            answer = self._scan(ask, turn, view)
+            assert answer is not None, "only a query's values may mean something else"
+            return answer
+
+        return self._placed(waits, begun)
+
+    def _placed(self, waits: Callable[[], bool], begun: Callable[[Turn], Answer]) -> Answer:
+        """An answer that has a place, from before anything is asked of a table."""
+        turn = self._turn(waits)
+        try:
+            return begun(turn)
         except BaseException:
-            if evaluation is not None:
-                evaluation.close()
             turn.end()
             raise
 
-    def _fits(self, plain: Rows, view: View) -> bool:
-        """Whether values are of their columns' types; what else SQL makes of them is Polars'."""
-        if not plain.where:
-            return True
-        from k2i_tasks.asking.conditions import fit
-
-        self._started()
-        return fit(plain.where, view.cut("hot").frame.collect_schema())
-
-    def _scan(
-        self,
-        ask: Rows,
-        waits: Callable[[], bool],
-        view: View,
-        *,
-        asked_max: int | None = None,
-        by: list[int] | None = None,
+    def _evaluated(
+        self, sql: str, ask: Sql, turn: Turn, views: Mapping[str, View], only_schema: bool
     ) -> Answer:
-        """A plain scan; `by`: limits that are part of the question, and leave nothing out."""
+        workers = self._started()
+        from k2i_tasks.asking.evaluation import Evaluation
+
+        part: Part = "hot" if only_schema else ask.part
+        rows_max = self._rows_max(ask.limit)
+        evaluation = Evaluation(workers, turn, lambda: _cuts(views, part), self.limits)
+        try:
+            schema = evaluation.begin(sql, None if only_schema else rows_max + 1)
+        except BaseException:
+            evaluation.close()
+            raise
+        return self._answered(schema, evaluation.batches(), turn, rows_max, evaluation.close)
+
+    def _scan(self, ask: Rows, turn: Turn, view: View, asked: Sql | None = None) -> Answer | None:
+        """A plain scan.
+
+        Of a query (`asked`), whose own LIMIT leaves nothing out; None where its values do not mean
+        to us what they mean to SQL.
+        """
+        self._started()
         from k2i_tasks.asking import scans
 
-        self._started()
-        turn = self._turn(waits)
+        rows_max = self._rows_max(ask.limit if asked is None else asked.limit)
+        limit = rows_max + 1
+        if asked is not None and ask.limit is not None:
+            limit = min(limit, ask.limit)
+        rows = partial(
+            scans.scanned, lambda: view.cut(ask.part), ask, limit, only_if_fit=asked is not None
+        )
+        pump = Pump(rows, turn, self.limits.nice)
+        found = iter(pump)
         try:
-            cut = view.cut(ask.part)
-            schema = scans.plain_schema(scans.schema_of(cut), ask.columns)
-            limit = self._rows_max(ask.limit if by is None else asked_max)
-            whole = ask.limit if by is not None else None
-            rows = partial(
-                scans.batches,
-                cut,
-                schema,
-                columns=ask.columns,
-                where=ask.where,
-                limit=limit + 1 if whole is None else min(whole, limit + 1),
-            )
-            turn.check()
-            pump = Pump(rows, turn, self.limits.nice)
-            return Answer(
-                schema,
-                iter(pump),
-                turn=turn,
-                limits=self.limits,
-                rows_max=limit,
-                close=pump.close,
-            )
+            schema = next(found, None)
         except BaseException:
-            turn.end()
+            pump.close()
             raise
+        if schema is None:
+            return None
+        return self._answered(schema, found, turn, rows_max, pump.close)
+
+    def _answered(
+        self,
+        schema: pa.Schema,
+        batches: Iterator[pa.RecordBatch],
+        turn: Turn,
+        rows_max: int,
+        close: Callable[[], object],
+    ) -> Answer:
+        return Answer(
+            schema, batches, turn=turn, limits=self.limits, rows_max=rows_max, close=close
+        )
+
+    def _columns(
+        self, views: Iterable[View], waits: Callable[[], bool]
+    ) -> Iterator[pa.Schema | K2IError]:
+        """Of each, or why they cannot be told; one place and its time are for all of them."""
+        with self._turn(waits) as turn:
+            self._started()
+            from k2i_tasks.asking import scans
+
+            def told() -> Generator[pa.Schema | K2IError]:
+                for view in views:
+                    try:
+                        yield scans.schema_of(view.cut("hot"))
+                    except K2IError as error:
+                        yield error
+
+            pump = Pump(told, turn, self.limits.nice)
+            try:
+                yield from pump
+            finally:
+                pump.close()
 
     def _turn(self, waits: Callable[[], bool]) -> Turn:
         if self._stopping:
@@ -266,7 +312,7 @@ class Engine:
             tail = _awaited(view, ask, limit, waits, lambda: self._stopping)
         finally:
             self._followers.release()
-        positions = str(_json(positions_json(tail.positions)))
+        positions = json.dumps(positions_json(tail.positions))
         told = {POSITIONS: positions.encode(), MISSED: b"1" if tail.missed else b"0"}
         held: Mapping[bytes, bytes] = tail.rows.schema.metadata or {}
         return self._whole(tail.rows.replace_schema_metadata({**held, **told}))
@@ -307,9 +353,3 @@ def _cuts(views: Mapping[str, View], part: Part) -> dict[str, Cut]:
     by_view = {id(view): view for view in views.values()}
     cuts = {key: view.cut(part) for key, view in by_view.items()}
     return {name: cuts[id(view)] for name, view in views.items()}
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)

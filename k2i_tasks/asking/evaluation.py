@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -12,37 +13,45 @@ from k2i_tasks.asking import scans
 from k2i_tasks.asking.limits import Limits, Turn
 from k2i_tasks.asking.process import Worker, Workers
 from k2i_tasks.asking.pump import Pump
-from k2i_tasks.asking.wire import schema_text
+from k2i_tasks.asking.wire import MEMORY_CODE, schema_text
 from k2i_tasks.errors import Component, ConfigError, K2IError, QueryLimitError, TransientError
 from k2i_tasks.tickets import Condition
 from k2i_tasks.views import Cut
 
 #: A worker that has grown by this part of what it may is not used again.
 WORN = 0.5
+#: Signals that a process brings upon itself.
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
 
 
 class Evaluation:
-    """A query that a worker is at. For one thread, which has the pump's beside it.
+    """A query that a worker is at. For one thread; the pump's beside it has the worker.
 
     Args:
         workers: where the worker comes from.
         turn: the query's place and time.
-        cuts: state of each table that the query names, by that name.
+        cuts: gives the state of each table that the query names, by that name; may block.
         limits: for messages.
     """
 
     def __init__(
-        self, workers: Workers, turn: Turn, cuts: Mapping[str, Cut], limits: Limits
+        self,
+        workers: Workers,
+        turn: Turn,
+        cuts: Callable[[], Mapping[str, Cut]],
+        limits: Limits,
     ) -> None:
         self._workers = workers
         self._turn = turn
-        self._cuts = cuts
+        self._cut = cuts
         self._limits = limits
+        self._cuts: Mapping[str, Cut] = {}
+        self._schemas: Mapping[str, pa.Schema] = {}
         self._scans: dict[int, Iterator[pa.RecordBatch]] = {}
-        self._schemas = {name: scans.schema_of(cut, newest=True) for name, cut in cuts.items()}
         self._worker: Worker | None = None
-        self._pump: Pump[tuple[bytes, pa.Buffer]] | None = None
-        self._frames: Iterator[tuple[bytes, pa.Buffer]] = iter(())
+        self._pump: Pump[pa.Buffer] | None = None
+        self._frames: Iterator[pa.Buffer] = iter(())
+        #: Whether the worker has said its last word, and can be asked again.
         self._between = False
         self._schema = pa.schema([])
 
@@ -53,72 +62,76 @@ class Evaluation:
             sql: checked.
             rows_max: rows at most; None for none at all.
         """
+        work = lambda: self._answers(sql, rows_max)  # noqa: E731
+        self._pump = Pump(work, self._turn, self._limits.nice)
+        self._frames = iter(self._pump)
+        self._schema = pa.ipc.read_schema(next(self._frames))
+        return self._schema
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The result's rows. Blocks."""
+        for body in self._frames:
+            yield pa.ipc.read_record_batch(body, self._schema)
+
+    def close(self) -> None:
+        """Ends the query, and its worker if that is not at the end of one. Idempotent."""
+        self._turn.end()
+        worker = self._worker
+        if worker is not None and not self._between:
+            worker.kill()
+        if self._pump is not None:
+            self._pump.close()
+
+    # On the pump's thread.
+
+    def _answers(self, sql: str, rows_max: int | None) -> Generator[pa.Buffer]:
+        """Schema and batches; the worker's own questions are answered here."""
+        self._cuts = self._cut()
+        self._schemas = {
+            name: scans.schema_of(cut, newest=True) for name, cut in self._cuts.items()
+        }
+        if not self._wanted():
+            return
         worker, is_new = self._workers.take()
         self._worker = worker
         self._turn.on_stop(worker.kill)
         try:
             if is_new:
+                self._turn.pause()
                 worker.ready(self._turn.waits)
                 self._turn.begin_again()
             tables = {name: schema_text(schema) for name, schema in self._schemas.items()}
-            asked = {"sql": sql, "tables": tables, "rows_max": rows_max}
-            worker.wire.send_json(b"Q", asked)
+            worker.wire.send_json(b"Q", {"sql": sql, "tables": tables, "rows_max": rows_max})
+            yield from self._said(worker)
         except (EOFError, OSError) as error:
-            raise self._gone() from error
-        pump = self._pump = Pump(lambda: self._answers(worker), self._turn, self._limits.nice)
-        self._frames = iter(pump)
-        kind, body = next(self._frames)
-        if kind != b"S":
-            raise K2IError(f"A worker said {kind!r} in place of a schema.")
-        self._schema = pa.ipc.read_schema(body)
-        return self._schema
+            raise self._gone(worker) from error
+        finally:
+            self._scans.clear()
+            # First of all: from now on no deadline takes it away from the query after this one.
+            if self._turn.let_go() and self._between:
+                self._workers.give_back(worker)
+            else:
+                worker.close()
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The result's rows. Blocks."""
-        for kind, body in self._frames:
+    def _said(self, worker: Worker) -> Generator[pa.Buffer]:
+        while self._wanted():
+            frame = worker.received(lambda: False)
+            if frame is None:
+                continue
+            kind, body = frame
+            if kind in (b"S", b"B"):
+                yield body
+                continue
+            told = json.loads(body.to_pybytes())
             if kind == b"E":
-                self._between = not self._worn(json.loads(body.to_pybytes()))
+                self._between = bool(told["grown"] <= WORN)
                 return
-            yield pa.ipc.read_record_batch(body, self._schema)
-
-    def close(self) -> None:
-        """Gives the worker back, or ends it if it is not at the end of a query. Idempotent."""
-        worker, self._worker = self._worker, None
-        # First of all: from now on no deadline takes the worker away from the query after this one.
-        self._turn.end()
-        if worker is None:
-            return
-        good = self._between and self._turn.stopped is None
-        if not good:
-            worker.kill()
-        if self._pump is not None:
-            self._pump.close()
-        self._scans.clear()
-        if good:
-            self._workers.give_back(worker)
-        else:
-            worker.close()
-
-    def _answers(self, worker: Worker) -> Iterator[tuple[bytes, pa.Buffer]]:
-        """What the worker says, up to its last word; its own questions are answered here."""
-        pump = self._pump
-        while pump is None or pump.wanted():
-            pump = pump or self._pump
-            try:
-                frame = worker.received(lambda: False)
-                if frame is None:
-                    continue
-                kind, body = frame
-                if kind in (b"O", b"G"):
-                    self._served(worker, kind, json.loads(body.to_pybytes()))
-                    continue
-            except (EOFError, OSError) as error:
-                raise self._gone() from error
             if kind == b"X":
-                raise self._failed(json.loads(body.to_pybytes()))
-            yield kind, body
-            if kind == b"E":
-                return
+                raise self._failed(told)
+            self._served(worker, kind, told)
+
+    def _wanted(self) -> bool:
+        return self._pump is None or self._pump.wanted()
 
     def _served(self, worker: Worker, kind: bytes, asked: dict[str, Any]) -> None:
         number = int(asked["scan"])
@@ -149,12 +162,26 @@ class Evaluation:
             newest=True,
         )
 
-    def _worn(self, told: Mapping[str, Any]) -> bool:
-        return bool(told["grown"] > WORN)
-
-    def _gone(self) -> K2IError:
-        """The worker is gone: it was stopped, or it ran out of memory."""
-        return self._turn.stopped or self._out_of_memory()
+    def _gone(self, worker: Worker) -> K2IError:
+        """Why the worker is gone: it was stopped, took too much memory, was ended, or broke."""
+        if self._turn.stopped is not None:
+            return self._turn.stopped
+        code = worker.exit_code()
+        if code in (MEMORY_CODE, -signal.SIGABRT):
+            # The allocator aborts where the system gives it no more.
+            return self._out_of_memory()
+        how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+        if code is not None and code < 0 and -code not in CRASHES:
+            return TransientError(
+                f"The process that evaluated the query was ended from outside ({how}).",
+                component=Component.RUNTIME,
+                remedy="Ask again. If nobody ended it, the machine had no memory left, and "
+                "its kernel's log says so.",
+            )
+        return K2IError(
+            f"The query brought its process down ({how}).",
+            remedy="Ask in another way, and report it: no query should do that.",
+        )
 
     def _failed(self, told: Mapping[str, Any]) -> K2IError:
         self._between = told["kind"] == "query"
@@ -169,7 +196,7 @@ class Evaluation:
     def _out_of_memory(self) -> QueryLimitError:
         memory_mb = self._limits.memory_bytes_max >> 20
         return QueryLimitError(
-            f"The query needed more memory than {memory_mb} MB, or brought its process down.",
+            f"The query needed more memory than {memory_mb} MB.",
             remedy="Ask for less (fewer rows in a join, fewer groups), or raise "
             "query.max_memory_mb.",
         )

@@ -94,7 +94,10 @@ class Places:
 
 
 class Turn:
-    """One query's place and time; freed once, by whoever comes first: its end, or its deadline.
+    """One query's place and time, which are over at its end or its deadline, whichever is first.
+
+    The place is free once no thread is at work for it any more: what waits for a catalog or a store
+    cannot be ended, and would pile up otherwise.
 
     Args:
         places: where it has a place.
@@ -108,14 +111,20 @@ class Turn:
         self._lock = threading.Lock()
         self._stop: Callable[[], None] | None = None
         self._ended = False
+        #: Threads at work for it, and one for itself until its end.
+        self._holders = 1
         #: Why it was stopped; None while it was not.
         self.stopped: K2IError | None = None
         self.began = time.monotonic()
         self._seconds_max = seconds_max
         self._timer = self._timed()
 
+    def pause(self) -> None:
+        """Its time does not go on until `begin_again`: what it waits for is not its own."""
+        self._timer.cancel()
+
     def begin_again(self) -> None:
-        """Its time counts from now: what it waited for was not its own."""
+        """Its time counts from now."""
         with self._lock:
             self._timer.cancel()
             if not self._ended and self.stopped is None:
@@ -135,6 +144,12 @@ class Turn:
         if stopped:
             stop()
 
+    def let_go(self) -> bool:
+        """From now on its end leaves the work alone. Tells whether it was not stopped before."""
+        with self._lock:
+            self._stop = None
+            return self.stopped is None
+
     def waits(self) -> bool:
         """Whether the answer is still wanted; if not, it is stopped."""
         if self.stopped is None and not self._waits():
@@ -148,7 +163,7 @@ class Turn:
             raise self.stopped
 
     def stop(self, why: K2IError) -> None:
-        """Ends the work and frees the place. Idempotent; any thread."""
+        """Ends the work as far as that can be. Idempotent; any thread."""
         with self._lock:
             if self._ended or self.stopped is not None:
                 return
@@ -159,13 +174,32 @@ class Turn:
         self.end()
 
     def end(self) -> None:
-        """Frees the place. Idempotent; any thread."""
+        """It needs its place no longer. Idempotent; any thread."""
         with self._lock:
             if self._ended:
                 return
             self._ended = True
         self._timer.cancel()
-        self._places.free()
+        self.release()
+
+    def hold(self) -> None:
+        """The place stays taken until `release`, also when the turn ends before."""
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        """The reverse of `hold`; any thread."""
+        with self._lock:
+            self._holders -= 1
+            last = not self._holders
+        if last:
+            self._places.free()
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.end()
 
     def _expire(self) -> None:
         self.stop(

@@ -21,6 +21,8 @@ from k2i_tasks.errors import K2IError
 #: What a worker may know of the environment. No secrets: it has no use for any.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 START_SECONDS = 30.0
+#: Longest wait for the end of a process whose socket is closed.
+END_SECONDS = 5.0
 #: How often whoever waits looks whether the answer is still wanted.
 LOOK_SECONDS = 0.05
 
@@ -86,6 +88,20 @@ class Worker:
                 return None
         return self.wire.receive()
 
+    def exit_code(self) -> int | None:
+        """With which it ended by itself, as `subprocess` has it: a signal is negative.
+
+        None if it is still there. Blocks a moment, for a process that is about to be gone.
+        """
+        try:
+            return self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def is_there(self) -> bool:
+        """Whether it is alive. Does not block."""
+        return self._process.poll() is None
+
     def kill(self) -> None:
         """Ends it at once, whatever it is at. Idempotent; any thread."""
         with self._lock:
@@ -128,10 +144,16 @@ class Workers:
     def take(self) -> tuple[Worker, bool]:
         """A worker, and whether it was just started and is to be waited for."""
         self.tidy()
-        with self._lock:
-            if self._idle:
-                return self._idle.pop(), False
+        while (worker := self._kept()) is not None:
+            if worker.is_there():
+                return worker, False
+            # Ended from outside while nobody needed it: no query's concern.
+            worker.close()
         return self._make(), True
+
+    def _kept(self) -> Worker | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
 
     def give_back(self, worker: Worker) -> None:
         """For the next query. It has to be between two of them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from k2i_tasks.asking.conditions import expression
+from k2i_tasks.asking.conditions import expression, fit
 from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
-from k2i_tasks.tickets import Condition
+from k2i_tasks.tickets import Condition, Rows
 from k2i_tasks.views import Cut
 
 NEWEST, OLDEST = pl.CompatLevel.newest(), pl.CompatLevel.oldest()
@@ -65,6 +65,29 @@ def plain_schema(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
         if name not in schema.names:
             raise ConfigError(f"There is no column {name}.", field="columns")
     return pa.schema([schema.field(name) for name in columns]) if columns else schema
+
+
+def scanned(
+    cut: Callable[[], Cut], ask: Rows, limit: int, *, only_if_fit: bool
+) -> Generator[pa.Schema | pa.RecordBatch]:
+    """The schema of a plain scan, and then its rows. Blocks.
+
+    Args:
+        cut: gives the state of the table.
+        ask: columns and conditions.
+        limit: rows at most.
+        only_if_fit: nothing at all is given where a value does not mean what it means to SQL.
+
+    Raises:
+        ConfigError: a column is not there, or a condition does not fit the table.
+        K2IError: the table cannot be read.
+    """
+    now = cut()
+    if only_if_fit and ask.where and not fit(ask.where, now.frame.collect_schema()):
+        return
+    schema = plain_schema(schema_of(now), ask.columns)
+    yield schema
+    yield from batches(now, schema, columns=ask.columns, where=ask.where, limit=limit)
 
 
 def batches(

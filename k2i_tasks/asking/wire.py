@@ -21,6 +21,8 @@ from typing import Any
 import pyarrow as pa
 
 _HEAD = struct.Struct(">cQ")
+#: Exit code with which a worker ends itself once it has taken too much memory.
+MEMORY_CODE = 83
 
 
 class Wire:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from k2i_tasks.asking.conditions import pushed
-from k2i_tasks.asking.wire import Wire, schema_of
+from k2i_tasks.asking.wire import MEMORY_CODE, Wire, schema_of
 from k2i_tasks.errors import ConfigError, K2IError
 from k2i_tasks.sql_guard import check_query
 
@@ -195,7 +195,7 @@ class _Memory:
     def _watch(self) -> None:
         while self._busy.wait():
             if self.grown() > 1.0:
-                os._exit(1)
+                os._exit(MEMORY_CODE)
             time.sleep(LOOK_SECONDS)
 
     def _taken(self) -> tuple[int, int]:

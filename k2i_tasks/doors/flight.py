@@ -36,7 +36,7 @@ from k2i_tasks.errors import (
     ServiceError,
     TransientError,
 )
-from k2i_tasks.tickets import Ask, Rows, parsed, ticket
+from k2i_tasks.tickets import AWAY, BUSY, Ask, Rows, parsed, ticket
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         with _translated():
             ask = _asked(descriptor)
-            return self._info(ask, descriptor, _waits(context))
+            return _told_of(self._engine.schema(ask, _waits(context)), ask, descriptor)
 
     def get_schema(self, context: Any, descriptor: Any) -> Any:
         with _translated():
@@ -142,27 +142,17 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
 
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         with _translated():
-            waits = _waits(context)
-            found = [self._listed(name, waits) for name in self._engine.tables()]
-        return iter(found)
+            schemas = self._engine.schemas(_waits(context))
+        # Without columns while they cannot be told: others are there too.
+        shown = {name: found or pa.schema([]) for name, found in schemas.items()}
+        at = flight.FlightDescriptor.for_path
+        return iter([_told_of(found, Rows(name), at(name)) for name, found in shown.items()])
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
         raise _refused(ConfigError("There are no actions here."))
 
     def list_actions(self, context: Any) -> list[Any]:
         return []
-
-    def _listed(self, name: str, waits: Any) -> Any:
-        """A table of the list; without columns while they cannot be told: others are there too."""
-        ask, descriptor = Rows(name), flight.FlightDescriptor.for_path(name)
-        try:
-            return self._info(ask, descriptor, waits)
-        except K2IError as error:
-            log.debug("the columns of %s are not known: %s", name, error)
-            return _told_of(pa.schema([]), ask, descriptor)
-
-    def _info(self, ask: Ask, descriptor: Any, waits: Any) -> Any:
-        return _told_of(self._engine.schema(ask, waits), ask, descriptor)
 
     def _stream(self, context: Any, ask: Ask) -> Any:
         caller = context.get_middleware(NAME)
@@ -226,7 +216,10 @@ def _translated() -> Iterator[None]:
 def _refused(error: K2IError) -> Exception:
     """INVALID_ARGUMENT, which Flight's own errors cannot say, is Arrow's."""
     text = str(error)
-    told = json.dumps({"what": error.what, "remedy": error.remedy}).encode()
+    details = {"what": error.what, "remedy": error.remedy}
+    if isinstance(error, TransientError):
+        details["kind"] = BUSY if isinstance(error, BusyError) else AWAY
+    told = json.dumps(details).encode()
     if isinstance(error, ConfigError):
         invalid: Exception = pa.ArrowInvalid(text)
         return invalid
@@ -234,7 +227,7 @@ def _refused(error: K2IError) -> Exception:
         return _flight(flight.FlightTimedOutError, text, told)
     if isinstance(error, QueryCancelledError):
         return _flight(flight.FlightCancelledError, text, told)
-    if isinstance(error, (BusyError, TransientError)):
+    if isinstance(error, TransientError):
         return _flight(flight.FlightUnavailableError, text, told)
     return _flight(flight.FlightServerError, text, told)
 

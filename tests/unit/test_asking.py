@@ -185,8 +185,8 @@ def test_what_is_more_than_a_plain_scan_goes_to_a_worker(sql: str) -> None:
 
 
 def test_only_comparisons_are_pushed_down_and_only_those_that_fit() -> None:
-    kinds = {"id": pl.Int64, "city": pl.String, "at": pl.Datetime("us", "UTC"), "day": pl.Date}
-    schema = pl.DataFrame(schema=kinds).schema
+    moment = pl.Datetime("us", "UTC")
+    schema = pl.Schema({"id": pl.Int64(), "city": pl.String(), "at": moment, "day": pl.Date()})
     noon = datetime(2026, 11, 1, 12, tzinfo=UTC)
     predicate = (
         (pl.col("id") > 5)

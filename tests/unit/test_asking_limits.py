@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pytest
+from polars.io.plugins import register_io_source
 
 from k2i_tasks.asking.engine import Engine
 from k2i_tasks.asking.limits import Limits, Places
@@ -24,8 +27,10 @@ from k2i_tasks.errors import (
     K2IError,
     QueryCancelledError,
     QueryLimitError,
+    TransientError,
 )
-from k2i_tasks.tickets import Sql
+from k2i_tasks.tickets import Rows, Sql
+from k2i_tasks.views import Cut, Part
 from tests.unit.asking_world import (
     EXPLOSIVE,
     LIMITS,
@@ -36,7 +41,7 @@ from tests.unit.asking_world import (
     limited,
     rows,
 )
-from tests.unit.views_world import ArrowView, world
+from tests.unit.views_world import ArrowView, orders, world
 
 EXPLOSIVE_ROWS = "SELECT a.v + b.v AS z FROM big a JOIN big b ON a.k = b.k"
 
@@ -268,14 +273,131 @@ def test_a_client_that_is_gone_frees_place_and_processor(tables: dict[str, Arrow
     one.close()
 
 
-def test_a_worker_that_is_killed_is_an_error_of_one_query(tables: dict[str, ArrowView]) -> None:
+def test_a_worker_that_was_killed_while_idle_is_nobodys_error(tables: dict[str, ArrowView]) -> None:
+    others = children()
     one = limited(tables)
     rows(one, "SELECT count(*) AS n FROM other")
-    for pid in children():
-        os.kill(pid, signal.SIGKILL)
-    with pytest.raises(QueryLimitError, match="brought its process down"):
-        rows(one, "SELECT count(*) AS n FROM other")
+    (worker,) = children() - others
+    os.kill(worker, signal.SIGKILL)
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     assert rows(one, "SELECT count(*) AS n FROM other") == [{"n": 3}]
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (signal.SIGKILL, TransientError, r"ended from outside \(SIGKILL\)"),
+        (signal.SIGTERM, TransientError, r"ended from outside \(SIGTERM\)"),
+        (signal.SIGSEGV, K2IError, r"brought its process down \(SIGSEGV\)"),
+        # As the allocator ends it where there is no more memory.
+        (signal.SIGABRT, QueryLimitError, "needed more memory than 512 MB"),
+    ],
+)
+def test_a_worker_that_ends_in_the_middle_is_an_error_of_its_query_that_says_how(
+    tables: dict[str, ArrowView], number: int, kind: type[K2IError], said: str
+) -> None:
+    others = children()
+    one = limited(tables)
+    rows(one, "SELECT count(*) AS n FROM other")
+    (worker,) = children() - others
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            one.answer(Sql(EXPLOSIVE)).table()
+        except K2IError as error:
+            ended.append(error)
+
+    before = cpu_seconds(worker)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert becomes(lambda: cpu_seconds(worker) > before + 0.3), "it is at work"
+    os.kill(worker, number)
+    thread.join(10)
+    assert type(ended[0]) is kind
+    assert re.search(said, str(ended[0]))
+    assert one.places.taken == 0
+    assert rows(one, "SELECT count(*) AS n FROM other") == [{"n": 3}]
+    one.close()
+
+
+class Hanging(ArrowView):
+    """A table whose catalog, or store, answers once it is told to."""
+
+    def __init__(self, *, store: bool) -> None:
+        whole = orders(0, 10)
+        super().__init__("demo.orders", whole, whole.slice(0, 0))
+        self.answers = threading.Event()
+        self.store = store
+        self.asked = 0
+
+    def cut(self, part: Part = "all") -> Cut:
+        found = super().cut(part)
+        if not self.store:
+            self._wait()
+            return found
+
+        def rows(columns: list[str] | None, *_rest: object) -> Iterator[pl.DataFrame]:
+            self._wait()
+            whole = found.frame.collect()
+            yield whole if columns is None else whole.select(columns)
+
+        frame = register_io_source(rows, schema=found.frame.collect_schema())
+        return Cut(frame, found.positions, None, 0)
+
+    def _wait(self) -> None:
+        self.asked += 1
+        assert self.answers.wait(30)
+
+
+WAYS: list[Callable[[Engine], object]] = [
+    lambda one: one.answer(Sql("SELECT id FROM orders WHERE id > 1")).table(),
+    lambda one: one.answer(Sql("SELECT sum(id) AS s FROM orders")).table(),
+    lambda one: one.answer(Rows("orders", ("id",))).table(),
+    lambda one: one.schema(Rows("orders")),
+    lambda one: one.schema(Sql("SELECT id FROM orders")),
+    lambda one: one.schemas(),
+]
+
+
+@pytest.mark.parametrize("first", [0, 2, 3, 5])
+def test_a_catalog_that_hangs_has_no_more_askers_than_there_are_places(first: int) -> None:
+    view = Hanging(store=False)
+    one = limited({view.name: view}, queries_max=1, waiting_max=0, seconds_max=0.5)
+    began = time.monotonic()
+    if first == 5:
+        assert WAYS[first](one) == {"demo.orders": None}
+    else:
+        with pytest.raises(QueryLimitError, match=r"more than 0\.5 seconds"):
+            WAYS[first](one)
+    assert time.monotonic() - began < 5, "whoever asks does not wait for the catalog"
+    for way in WAYS:
+        with pytest.raises(BusyError):
+            way(one)
+    assert (view.asked, one.places.taken) == (1, 1)
+    view.answers.set()
+    assert becomes(lambda: one.places.taken == 0)
+    assert one.schema(Rows("orders")).names[0] == "id"
+    one.close()
+
+
+@pytest.mark.parametrize("way", WAYS[:3])
+def test_a_store_that_hangs_has_no_more_askers_than_there_are_places(
+    way: Callable[[Engine], object],
+) -> None:
+    view = Hanging(store=True)
+    one = limited({view.name: view}, queries_max=1, waiting_max=0, seconds_max=1.0)
+    began = time.monotonic()
+    with pytest.raises(QueryLimitError, match="more than 1 seconds"):
+        way(one)
+    assert time.monotonic() - began < 10
+    with pytest.raises(BusyError):
+        way(one)
+    assert (view.asked, one.places.taken) == (1, 1)
+    view.answers.set()
+    assert becomes(lambda: one.places.taken == 0)
+    way(one)
     one.close()
 
 

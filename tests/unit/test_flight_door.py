@@ -245,9 +245,27 @@ def test_limits_reach_the_client_as_what_they_are() -> None:
         held = own.engine.answer(Sql("SELECT k, v FROM big"))
         with pytest.raises(BusyError, match="Ask again"):
             flow.sql("SELECT k, v FROM big")
+        with pytest.raises(BusyError):
+            flow.tables()
         held.close()
         with pytest.raises(QueryLimitError, match="more than 4 seconds"):
             flow.sql(EXPLOSIVE)
+
+
+def test_busy_and_away_are_told_apart_whatever_the_words() -> None:
+    class Failing(ArrowView):
+        def cut(self, part: Part = "all") -> Cut:
+            raise failure
+
+    with Place() as own, own.client() as flow:
+        none = pa.table({"id": pa.array([], pa.int64())})
+        own.views["demo.failing"] = Failing("demo.failing", none, none)
+        failures = [BusyError("Later."), TransientError("All places have clients, and no store.")]
+        for failure in failures:
+            with pytest.raises(TransientError) as caught:
+                flow.sql("SELECT id FROM failing")
+            assert type(caught.value) is type(failure)
+            assert caught.value.what == failure.what
 
 
 def test_a_client_that_is_killed_frees_place_and_process() -> None:
