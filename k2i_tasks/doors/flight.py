@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -25,6 +26,7 @@ from pyarrow import flight
 
 from k2i_tasks.asking.answers import Answer
 from k2i_tasks.asking.engine import Engine
+from k2i_tasks.doors.sockets import cut_off
 from k2i_tasks.doors.tokens import Tokens
 from k2i_tasks.errors import (
     BusyError,
@@ -41,8 +43,9 @@ from k2i_tasks.tickets import AWAY, BUSY, Ask, Rows, parsed, ticket
 log = logging.getLogger(__name__)
 
 NAME = "k2i-token"
-STOP_SECONDS = 2.0
-#: Doors that clients still hang in.
+#: What calls under way have to end by themselves, and what their connections have.
+GRACE_SECONDS, STOP_SECONDS = 0.3, 1.0
+#: Doors that did not end.
 _LEFT: list[FlightDoor] = []
 
 
@@ -118,11 +121,16 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
     def stop(self) -> None:
         """Stops answering; the engine ends calls under way. Blocks for `STOP_SECONDS` at most.
 
-        A client that does not read cannot be thrown out: its call is left to the process's end.
+        A client that does not read keeps its call, and Flight's end would wait for it: after
+        `GRACE_SECONDS` its connection is shut down.
         """
         thread = threading.Thread(target=self.shutdown, name="k2i-flight-stop", daemon=True)
         thread.start()
-        thread.join(STOP_SECONDS)
+        thread.join(GRACE_SECONDS)
+        deadline = time.monotonic() + STOP_SECONDS
+        while thread.is_alive() and time.monotonic() < deadline:
+            cut_off(self.port)
+            thread.join(0.05)
         if thread.is_alive():
             # Its destructor would wait as well.
             _LEFT.append(self)

@@ -10,7 +10,6 @@ import io
 import logging
 import select
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +30,7 @@ from k2i_tasks.errors import (
     ServiceError,
 )
 from k2i_tasks.serving.connection import BoundedRequest, BoundedServer, Page, host_is_local
+from k2i_tasks.serving.served import Served
 from k2i_tasks.tickets import TICKET_BYTES_MAX, Ask, Sql, parsed
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Refused(Exception):
         self.status, self.what, self.remedy = status, what, remedy
 
 
-class HttpDoor:
+class HttpDoor(Served):
     """Serves an engine over HTTP, on daemon threads.
 
     Args:
@@ -83,37 +83,14 @@ class HttpDoor:
         request_seconds_max: float = REQUEST_SECONDS_MAX,
     ) -> None:
         try:
-            self._server = _Server((host, port), engine, tokens, tls, request_seconds_max)
+            server = _Server((host, port), engine, tokens, tls, request_seconds_max)
         except (OSError, OverflowError) as error:
             raise ServiceError(
                 f"POST /query cannot be served on {host}:{port}: {error}.",
                 component=Component.HEALTH,
                 remedy="Set query.http_port to a free port, and check query.host.",
             ) from error
-        self.port = int(self._server.server_address[1])
-        scheme = "http" if tls is None else "https"
-        self.url = (
-            f"{scheme}://[{host}]:{self.port}"
-            if ":" in host
-            else (f"{scheme}://{host}:{self.port}")
-        )
-        self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.1},
-            name="k2i-http-query",
-            daemon=True,
-        )
-
-    def start(self) -> None:
-        """Begins to answer. Call once; does not block."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops answering and frees the port. Idempotent; blocks a fraction of a second."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+        super().__init__("query", server, scheme="http" if tls is None else "https", host=host)
 
 
 class _Server(BoundedServer):
@@ -129,9 +106,10 @@ class _Server(BoundedServer):
         super().__init__(address, _Request, request_seconds_max, CONNECTIONS_MAX)
 
     def prepared(self, request: Any) -> Any:
-        """On the connection's thread: one that is slow to shake hands holds up nobody."""
-        request.settimeout(self.request_seconds_max)
-        return request if self.tls is None else self.tls.wrap_socket(request, server_side=True)
+        """Hands are shaken with the first read, within the request's time."""
+        if self.tls is None:
+            return request
+        return self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 
 
 class _Request(BoundedRequest):

@@ -16,6 +16,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -92,6 +93,8 @@ class BoundedServer(socketserver.ThreadingMixIn, HTTPServer):
     ) -> None:
         self.request_seconds_max = request_seconds_max
         self._slots = threading.BoundedSemaphore(connections_max)
+        self._open: set[socket.socket] = set()
+        self._changed = threading.Condition()
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, _, _, _, resolved = found[0]
         super().__init__((str(resolved[0]), int(resolved[1])), request)
@@ -115,14 +118,28 @@ class BoundedServer(socketserver.ThreadingMixIn, HTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             request = self.prepared(request)
+            with self._changed:
+                self._open.add(request)
             super().process_request_thread(request, client_address)
         except OSError:
             self.shutdown_request(request)
         finally:
+            with self._changed:
+                self._open.discard(request)
+                self._changed.notify_all()
             self._slots.release()
 
+    def cut_off(self, seconds: float) -> None:
+        """Waits so long for the connections that there are, and closes those that are left."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open, seconds)
+            left = tuple(self._open)
+        for request in left:
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
     def prepared(self, request: Any) -> Any:
-        """The connection as it is read, on its own thread; an `OSError` ends it."""
+        """The connection as it is read. Does not block; an `OSError` ends it."""
         return request
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from k2i_tasks.errors import Component, ServiceError
 from k2i_tasks.serving.connection import Page
 from k2i_tasks.serving.routes import REQUEST_SECONDS_MAX, Route, RouteServer
+from k2i_tasks.serving.served import Served
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Binding:
     host_setting: str
 
 
-class HttpServer:
+class HttpServer(Served):
     """Serves fixed routes on one port, on daemon threads.
 
     Args:
@@ -60,51 +60,19 @@ class HttpServer:
         self.name = name
         index = Page.of_text("\n".join(["k2i", *sorted(routes)]))
         try:
-            self._server = RouteServer(
+            server = RouteServer(
                 (binding.host, binding.port),
                 {"/": lambda: index, **routes},
                 request_seconds_max,
             )
         except (OSError, OverflowError) as error:
             raise _cannot_bind(name, binding, error) from error
-        if not self._server.loopback:
+        bound = str(server.server_address[0])
+        # Where a browser on this machine finds it.
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound, bound)
+        super().__init__(name, server, host=shown)
+        if not server.loopback:
             log.warning("%s is open to the network on %s:%s", name, binding.host, self.port)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.1},
-            name=f"k2i-http-{name}",
-            daemon=True,
-        )
-
-    @property
-    def port(self) -> int:
-        """The port in use."""
-        return int(self._server.server_address[1])
-
-    @property
-    def url(self) -> str:
-        """`http://127.0.0.1:8080`, for people and links."""
-        host = str(self._server.server_address[0])
-        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{shown}]:{self.port}" if ":" in shown else f"http://{shown}:{self.port}"
-
-    def start(self) -> None:
-        """Begins to answer. Call once; does not block."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops answering and frees the port. Idempotent; blocks a fraction of a second."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-
-    def __enter__(self) -> HttpServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def _cannot_bind(name: str, binding: Binding, error: Exception) -> ServiceError:

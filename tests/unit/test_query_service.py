@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -69,12 +71,17 @@ def test_it_answers_by_default_and_leaves_nothing_behind(tmp_path: Path) -> None
     assert not {name for name in left if name.startswith("k2i-")}
 
 
-def test_its_end_does_not_wait_for_clients(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_its_end_does_not_wait_for_clients(tmp_path: Path, encrypted: bool) -> None:
     # More than what lies between the run and a client that does not read.
     rows = pa.table({"n": np.arange(8_000_000)})
     large = ArrowView("demo.large", rows.slice(0, 0), rows)
     tables = {**world(), "demo.big": big(), "demo.large": large}
-    service = QueryService(config_at(tmp_path), lambda: tables)
+    given: dict[str, Any] = {"max_queries": 3}
+    if encrypted:
+        cert, key = certified(tmp_path, "server")
+        given |= {"tls_cert_location": str(cert), "tls_key_location": str(key)}
+    service = QueryService(config_at(tmp_path, **given), lambda: tables)
     service.start()
     assert service.settled.wait(30)
     ended: list[K2IError] = []
@@ -95,22 +102,57 @@ def test_its_end_does_not_wait_for_clients(tmp_path: Path) -> None:
     lazy = client.connect(tmp_path)
     reader = lazy._client.do_get(lazy._flight.Ticket(b'{"table": "demo.large"}'), lazy._options)
     reader.read_chunk()
+    silent, unread = hanging_in(service), hanging_in(service)
+    found = discovery.running(tmp_path)
+    assert found is not None
+    body = b"SELECT n FROM large"
+    unread.sendall(
+        b"POST /query HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer "
+        b"%s\r\nContent-Length: %d\r\n\r\n%s" % (found.token.encode(), len(body), body)
+    )
+    assert unread.recv(10) == b"HTTP/1.1 2"
     asking.start()
     following.start()
     assert service._engine is not None
     engine = service._engine
-    assert becomes(lambda: engine.places.taken == 2 and engine._followers._value < 64)
+    assert becomes(lambda: engine.places.taken == 3 and engine._followers._value < 64)
     others = children()
     began = time.monotonic()
     service.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 2
     asking.join(10)
     following.join(10)
     assert len(ended) == 1
-    assert engine.places.taken == 0
+    assert becomes(lambda: engine.places.taken == 0)
     assert becomes(lambda: not children() & others)
+    for connection in (silent, unread):
+        assert is_over(connection)
+    assert not any(thread.name == "k2i-flight-stop" for thread in threading.enumerate())
     reader.cancel()
     lazy.close()
+
+
+def hanging_in(service: QueryService) -> socket.socket:
+    """A connection over HTTP."""
+    assert service.http_url is not None
+    port = int(service.http_url.rpartition(":")[2])
+    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    if not service.http_url.startswith("https"):
+        return connection
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(connection)
+
+
+def is_over(connection: socket.socket) -> bool:
+    """Whether the other side has ended it, once what it has sent is read."""
+    with connection:
+        try:
+            while connection.recv(1 << 20):
+                pass
+        except OSError as error:
+            return not isinstance(error, TimeoutError)
+    return True
 
 
 def test_tls_and_tokens_are_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
