@@ -11,6 +11,8 @@ from k2i_tasks.errors import BusyError, K2IError, QueryCancelledError, QueryLimi
 
 #: How often one that waits looks whether the answer is still wanted.
 LOOK_SECONDS = 0.05
+#: Questions at once that take no place, at one door; each is over in a millisecond.
+LOOKUPS_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class Limits:
     wait_seconds_max: float = 5.0
     followers_max: int = 64
     nice: int = 10
+
+    @property
+    def calls_max(self) -> int:
+        """Questions under way at one door: all that may run and wait, and some look-ups."""
+        return self.queries_max + self.waiting_max + self.followers_max + LOOKUPS_MAX
 
 
 class Places:

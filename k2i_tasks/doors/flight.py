@@ -50,17 +50,23 @@ _LEFT: list[FlightDoor] = []
 
 
 class _Caller(flight.ServerMiddleware):  # type: ignore[misc]
-    """Whoever has come with a good token."""
+    """Whoever has come with a good token, for as long as the call lasts."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, calls: threading.BoundedSemaphore) -> None:
         self.name = name
+        self._calls = calls
+
+    def call_completed(self, exception: Any) -> None:
+        self._calls.release()
 
 
 class _Gate(flight.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Lets nobody in without a token."""
+    """Lets nobody in without a token, and so many calls at once: each has a thread of gRPC's."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, calls_max: int) -> None:
         self._tokens = tokens
+        self._calls_max = calls_max
+        self.calls = threading.BoundedSemaphore(calls_max)
 
     def start_call(self, info: Any, headers: Any) -> _Caller:
         given = [
@@ -75,7 +81,14 @@ class _Gate(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             raise flight.FlightUnauthenticatedError(
                 "A bearer token is needed, and this is none that is known here."
             )
-        return _Caller(name)
+        if not self.calls.acquire(blocking=False):
+            raise _refused(
+                BusyError(
+                    f"{self._calls_max} calls over Flight are under way already.",
+                    remedy="Ask again in a while; read answers to their end, or cancel them.",
+                )
+            )
+        return _Caller(name, self.calls)
 
 
 class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
@@ -103,10 +116,11 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         scheme = "grpc" if tls is None else "grpc+tls"
         shown = f"[{host}]" if ":" in host else host
         options: dict[str, Any] = {} if tls is None else {"tls_certificates": [tls]}
+        self._gate = _Gate(tokens, engine.limits.calls_max)
         try:
             super().__init__(
                 f"{scheme}://{shown}:{port}",
-                middleware={NAME: _Gate(tokens)},
+                middleware={NAME: self._gate},
                 **options,
             )
         except (pa.ArrowException, OSError) as error:
