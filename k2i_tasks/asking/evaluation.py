@@ -87,9 +87,7 @@ class Evaluation:
     def _answers(self, sql: str, rows_max: int | None) -> Generator[pa.Buffer]:
         """Schema and batches; the worker's own questions are answered here."""
         self._cuts = self._cut()
-        self._schemas = {
-            name: scans.schema_of(cut, newest=True) for name, cut in self._cuts.items()
-        }
+        self._schemas = {name: scans.schema_of(cut) for name, cut in self._cuts.items()}
         if not self._wanted():
             return
         worker, is_new = self._workers.take()
@@ -159,7 +157,6 @@ class Evaluation:
             columns=columns or (),
             where=[Condition(*one) for one in asked["where"]],
             limit=asked["limit"],
-            newest=True,
         )
 
     def _gone(self, worker: Worker) -> K2IError:

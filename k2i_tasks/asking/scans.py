@@ -18,12 +18,11 @@ import polars as pl
 import pyarrow as pa
 
 from k2i_tasks.asking.conditions import expression, fit
+from k2i_tasks.asking.pieces import OLDEST, pieces, rows_at_once
 from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
 from k2i_tasks.tickets import Condition, Rows
 from k2i_tasks.views import Cut
 
-NEWEST, OLDEST = pl.CompatLevel.newest(), pl.CompatLevel.oldest()
-BATCH_ROWS = 65_536
 #: What the threads of Polars are named.
 POLARS_THREADS = ("polars-", "async-executor", "tokio-rt-worker")
 
@@ -49,10 +48,9 @@ def start_threads(nice: int) -> None:
     thread.join()
 
 
-def schema_of(cut: Cut, *, newest: bool = False) -> pa.Schema:
-    """Arrow schema of a table as clients get it, or in the types that Polars itself holds."""
-    kinds = cut.frame.collect_schema()
-    return pl.DataFrame(schema=kinds).to_arrow(compat_level=NEWEST if newest else OLDEST).schema
+def schema_of(cut: Cut) -> pa.Schema:
+    """Arrow schema of a table as clients get it."""
+    return pl.DataFrame(schema=cut.frame.collect_schema()).to_arrow(compat_level=OLDEST).schema
 
 
 def plain_schema(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
@@ -97,7 +95,6 @@ def batches(
     columns: Sequence[str],
     where: Sequence[Condition],
     limit: int | None,
-    newest: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """The rows, a batch at a time. Blocks on the store for what is not in memory.
 
@@ -107,7 +104,6 @@ def batches(
         columns: all when empty.
         where: conditions that all hold.
         limit: rows at most; None for all.
-        newest: in the types that Polars itself holds, which costs nothing.
 
     Raises:
         ConfigError: a condition does not fit the table.
@@ -121,11 +117,10 @@ def batches(
         frame = frame.select(columns)
     if limit is not None:
         frame = frame.head(limit)
-    level = NEWEST if newest else OLDEST
+    rows = rows_at_once(frame.collect_schema())
     try:
-        for part in frame.collect_batches(maintain_order=True, chunk_size=BATCH_ROWS):
-            for batch in part.to_arrow(compat_level=level).to_batches(max_chunksize=BATCH_ROWS):
-                yield batch if batch.schema == schema else batch.cast(schema)
+        for part in frame.collect_batches(maintain_order=True, chunk_size=rows):
+            yield from pieces(part, schema)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise failure(error) from error
 

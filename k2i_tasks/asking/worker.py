@@ -23,11 +23,11 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from k2i_tasks.asking.conditions import pushed
+from k2i_tasks.asking.pieces import OLDEST, pieces, rows_at_once
 from k2i_tasks.asking.wire import MEMORY_CODE, Wire, schema_of
 from k2i_tasks.errors import ConfigError, K2IError
 from k2i_tasks.sql_guard import check_query
 
-OLDEST = pl.CompatLevel.oldest()
 #: Address space for each byte of memory that a query may take: allocators reserve far more than
 #: they use. It holds what would come between two looks at the memory.
 ADDRESS_FACTOR = 8
@@ -134,16 +134,18 @@ def _evaluated(tables: Tables, asked: dict[str, Any]) -> None:
     context = pl.SQLContext(frames, register_globals=False, eager=False)
     lazy = context.execute(checked.sql, eager=False)
     # Text and bytes without views: any reader knows them.
-    schema = pl.DataFrame(schema=lazy.collect_schema()).to_arrow(compat_level=OLDEST).schema
+    kinds = lazy.collect_schema()
+    schema = pl.DataFrame(schema=kinds).to_arrow(compat_level=OLDEST).schema
     wire = tables.wire
     with tables.lock:
         wire.send(b"S", memoryview(schema.serialize()))
     if asked["rows_max"] is not None:
         lazy = lazy.head(asked["rows_max"])
-        for frame in lazy.collect_batches(maintain_order=True):
-            for batch in frame.to_arrow(compat_level=OLDEST).to_batches():
+        rows = rows_at_once(kinds)
+        for frame in lazy.collect_batches(maintain_order=True, chunk_size=rows):
+            for piece in pieces(frame, schema):
                 with tables.lock:
-                    wire.send_batch(batch.cast(schema) if batch.schema != schema else batch)
+                    wire.send_batch(piece)
     with tables.lock:
         wire.send_json(b"E", {"grown": _MEMORY.grown()})
 

@@ -23,7 +23,7 @@ from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
 from k2i_tasks.iceberg.errors import commit_outcome, translated, without_secrets
 from k2i_tasks.iceberg.files import make_folder, remove
 from k2i_tasks.iceberg.names import identifier_of
-from k2i_tasks.iceberg.reading import keep_nulls
+from k2i_tasks.iceberg.reading import correct
 from k2i_tasks.iceberg.schema import must_suit
 from k2i_tasks.iceberg.store import is_name, probe, store_properties, warehouse_location
 
@@ -70,7 +70,7 @@ def open_catalog(iceberg: Iceberg, secrets: Mapping[str, str]) -> Catalog:
         ServiceError: the login is refused.
         TransientError: the catalog is away.
     """
-    keep_nulls()
+    correct()
     properties = {
         "warehouse": warehouse_location(iceberg),
         **store_properties(iceberg, secrets),

@@ -23,13 +23,14 @@ from pyiceberg.expressions import (
     Or,
 )
 from pyiceberg.io.pyarrow import ArrowScan
-from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table import Table
 
 from k2i_tasks.errors import ConfigError, ServiceError
 from k2i_tasks.iceberg.arrow import align, arrow_schema
 from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.dead_letters import SCHEMA
 from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.reading import of_file
 from k2i_tasks.iceberg.scan import condition
 from k2i_tasks.types import OffsetRange, RawBatch, TopicPartition
 
@@ -167,15 +168,9 @@ class Letters:
             schema, tasks = scan.projection(), list(scan.plan_files())
             read = ArrowScan(self.table.metadata, self.table.io, schema, chosen)
             for task in tasks:
-                for batch in _of_file(read, task):
+                for batch in of_file(read, task):
                     if batch.num_rows:
                         yield align(pa.Table.from_batches([batch]), arrow_schema(schema))
-
-
-def _of_file(read: ArrowScan, task: FileScanTask) -> Iterator[pa.RecordBatch]:
-    if task.delete_files:
-        return iter(read.to_record_batches([task]))
-    return read._record_batches_from_scan_tasks_and_deletes([task], {})
 
 
 def _in_columns(batch: pa.Table, wanted: pa.Schema) -> pa.Table:

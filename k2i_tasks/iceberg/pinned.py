@@ -13,10 +13,8 @@ from pyiceberg.table import FileScanTask, Table
 from k2i_tasks.iceberg.arrow import align, arrow_schema
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.pushdown import pushed
+from k2i_tasks.iceberg.reading import of_file
 from k2i_tasks.predicates import Predicate
-
-#: Files that are read at once, and wait in memory decoded.
-FILES_AT_ONCE = 2
 
 
 class Pinned:
@@ -66,17 +64,17 @@ class Pinned:
             scan = self._table.scan(row_filter=where, snapshot_id=self.snapshot_id)
             tasks = list(scan.plan_files())
             reading = ArrowScan(self._table.metadata, self._table.io, wanted, where)
-        for at in range(0, len(tasks), FILES_AT_ONCE):
-            for batch in self._batches(reading, tasks[at : at + FILES_AT_ONCE]):
+        for task in tasks:
+            for batch in self._batches(reading, task):
                 yield align(pa.Table.from_batches([batch]), target)
                 if limit is not None:
                     limit -= batch.num_rows
                     if limit <= 0:
                         return
 
-    def _batches(self, reading: ArrowScan, tasks: list[FileScanTask]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, reading: ArrowScan, task: FileScanTask) -> Iterator[pa.RecordBatch]:
         with translated(f"reading table {self.name}"):
-            yield from reading.to_record_batches(tasks)
+            yield from of_file(reading, task)
 
 
 def pinned(catalog: Catalog, identifier: tuple[str, ...], branch: str) -> Pinned:

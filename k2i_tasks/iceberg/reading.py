@@ -1,15 +1,21 @@
-"""One correction to PyIceberg's reader: a null list or map of structs stays null.
+"""Two corrections to PyIceberg's reader: nulls stay nulls, and a file can be read by and by.
 
 PyIceberg 0.12 rebuilds such lists from their offsets alone and so reads each null as an empty
-list; whatever is read to be written again would be changed by that. A test tells when the
-correction is not needed any more.
+list; whatever is read to be written again would be changed by that. And it lets Arrow decode a file
+ahead of whoever reads its rows, to the end. Tests tell when a correction is not needed any more.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyiceberg.io.pyarrow as reader
+from pyarrow import dataset
+from pyiceberg.table import FileScanTask
 from pyiceberg.types import ListType, MapType
 
 
@@ -42,6 +48,53 @@ class NullKeepingProjection(reader.ArrowProjectionVisitor):
         return pa.MapArray.from_arrays(offsets, found.keys, found.items, type=found.type, mask=mask)
 
 
-def keep_nulls() -> None:
-    """Puts the correction in place for this process. Idempotent."""
+#: Rows of a batch, where little is to be read ahead.
+BATCH_ROWS = 16_384
+_wishes = threading.local()
+
+
+class _Scanner:
+    """The way to Arrow's scanner."""
+
+    @staticmethod
+    def from_fragment(fragment: dataset.Fragment, **options: Any) -> dataset.Scanner:
+        if getattr(_wishes, "little", False):
+            # With threads it decodes the whole of a file, whatever it is told of reading ahead.
+            little = {"batch_size": BATCH_ROWS, "batch_readahead": 1, "use_threads": False}
+            options = {**little, **options}
+        return dataset.Scanner.from_fragment(fragment, **options)
+
+
+class _Dataset:
+    """`pyarrow.dataset` as PyIceberg's reader sees it."""
+
+    Scanner = _Scanner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(dataset, name)
+
+
+def of_file(reading: reader.ArrowScan, task: FileScanTask) -> Iterator[pa.RecordBatch]:
+    """The rows of one file as they are read, on the thread that asks for them. May block.
+
+    Only of a file with deletes, all are in memory at once.
+    """
+    if task.delete_files:
+        yield from reading.to_record_batches([task])
+        return
+    # The public way holds the rows of the whole file.
+    batches = reading._record_batches_from_scan_tasks_and_deletes([task], {})
+    _wishes.little = True
+    try:
+        first = next(batches, None)  # with it the scanner is made
+    finally:
+        _wishes.little = False
+    if first is not None:
+        yield first
+        yield from batches
+
+
+def correct() -> None:
+    """Puts the corrections in place for this process. Idempotent."""
     reader.ArrowProjectionVisitor = NullKeepingProjection  # type: ignore[misc]
+    reader.ds = _Dataset()  # type: ignore[attr-defined]

@@ -153,7 +153,7 @@ def test_local_files_have_a_path_and_a_file_system() -> None:
 def test_the_reader_looks_its_projection_up_by_name_and_still_loses_nulls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the second half fails, `iceberg/reading.py` can go."""
+    """If the second half fails, `NullKeepingProjection` can go."""
     config = config_at(tmp_path)
     catalog = catalog_of(config)
     table = create_table(catalog, NAME, NESTED, config)
