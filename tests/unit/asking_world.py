@@ -14,9 +14,8 @@ from k2i_tasks.asking.engine import Engine
 from k2i_tasks.asking.limits import Limits
 from k2i_tasks.tickets import Sql
 from k2i_tasks.views import Part
-from tests.unit.views_world import ArrowView
+from tests.unit.views_world import ArrowView, world
 
-LIMITS = Limits(seconds_max=60.0, memory_bytes_max=512 << 20, nice=0)
 #: Two hundred thousand rows that meet ten thousand each: 2 * 10**9 pairs.
 EXPLOSIVE = "SELECT sum(a.v * b.v) AS n FROM big a JOIN big b ON a.k = b.k WHERE a.v + b.v > 1"
 
@@ -30,6 +29,19 @@ def limited(views: Mapping[str, ArrowView], **limits: object) -> Engine:
     # Of the same priority: other tests may keep the processors busy.
     plain = {"seconds_max": 60.0, "memory_bytes_max": 512 << 20, "nice": 0, **limits}
     return Engine(lambda: views, Limits(**plain))  # type: ignore[arg-type]
+
+
+class Asked:
+    """An engine over some tables, for tests of what stands before it.
+
+    Args:
+        limits: of the engine.
+    """
+
+    def __init__(self, **limits: object) -> None:
+        self.views: dict[str, ArrowView] = {**world(), "demo.big": big()}
+        plain = {"seconds_max": 30.0, "memory_bytes_max": 512 << 20, "nice": 0, **limits}
+        self.engine = Engine(lambda: self.views, Limits(**plain))  # type: ignore[arg-type]
 
 
 def rows(engine: Engine, sql: str, part: Part = "all") -> list[dict[str, object]]:

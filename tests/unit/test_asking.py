@@ -26,26 +26,11 @@ from k2i_tasks.sql_guard import check_query
 from k2i_tasks.tickets import After, At, Condition, Key, Rows, Sql
 from k2i_tasks.views import Cut, Part
 from tests.unit.asking_world import (
-    LIMITS,
     becomes,
-    big,
     limited,
     rows,
 )
 from tests.unit.views_world import P0, ArrowView, orders, world
-
-
-@pytest.fixture(scope="module")
-def tables() -> dict[str, ArrowView]:
-    return {**world(), "demo.big": big()}
-
-
-@pytest.fixture(scope="module")
-def engine(tables: dict[str, ArrowView]) -> Iterator[Engine]:
-    made = Engine(lambda: tables, LIMITS)
-    yield made
-    made.close()
-
 
 QUERIES = [
     "SELECT * FROM orders",

@@ -33,29 +33,15 @@ from k2i_tasks.tickets import Rows, Sql
 from k2i_tasks.views import Cut, Part
 from tests.unit.asking_world import (
     EXPLOSIVE,
-    LIMITS,
     becomes,
-    big,
     children,
     cpu_seconds,
     limited,
     rows,
 )
-from tests.unit.views_world import ArrowView, orders, world
+from tests.unit.views_world import ArrowView, orders
 
 EXPLOSIVE_ROWS = "SELECT a.v + b.v AS z FROM big a JOIN big b ON a.k = b.k"
-
-
-@pytest.fixture(scope="module")
-def tables() -> dict[str, ArrowView]:
-    return {**world(), "demo.big": big()}
-
-
-@pytest.fixture(scope="module")
-def engine(tables: dict[str, ArrowView]) -> Iterator[Engine]:
-    made = Engine(lambda: tables, LIMITS)
-    yield made
-    made.close()
 
 
 # Limits.

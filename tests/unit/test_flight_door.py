@@ -19,8 +19,6 @@ import pytest
 from pyarrow import flight
 
 from k2i_tasks import client
-from k2i_tasks.asking.engine import Engine
-from k2i_tasks.asking.limits import Limits
 from k2i_tasks.client import Client
 from k2i_tasks.doors.flight import FlightDoor, pem_pair
 from k2i_tasks.doors.tokens import Tokens
@@ -36,20 +34,18 @@ from k2i_tasks.errors import (
 from k2i_tasks.tickets import Condition, Rows, Sql
 from k2i_tasks.views import Cut, Part
 from tests.certificates import certified
-from tests.unit.asking_world import EXPLOSIVE, becomes, big, children
-from tests.unit.views_world import P0, ArrowView, world
+from tests.unit.asking_world import EXPLOSIVE, Asked, becomes, children
+from tests.unit.views_world import P0, ArrowView
 
 TOKEN = "a-token-of-a-dashboard"
 TOKENS = Tokens({"dashboard": TOKEN, "other": "another"})
 
 
-class Place:
-    """An engine behind a door."""
+class Place(Asked):
+    """Behind a door."""
 
     def __init__(self, tls: tuple[bytes, bytes] | None = None, **limits: Any) -> None:
-        self.views: dict[str, ArrowView] = {**world(), "demo.big": big()}
-        plain = {"seconds_max": 30.0, "memory_bytes_max": 512 << 20, "nice": 0, **limits}
-        self.engine = Engine(lambda: self.views, Limits(**plain))
+        super().__init__(**limits)
         self.door = FlightDoor(self.engine, "127.0.0.1", 0, TOKENS, tls)
 
     def __enter__(self) -> Place:

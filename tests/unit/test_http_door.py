@@ -14,28 +14,24 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from k2i_tasks.asking.engine import Engine
-from k2i_tasks.asking.limits import Limits
 from k2i_tasks.doors.http import ARROW_TYPE, CONNECTIONS_MAX, HttpDoor, tls_context
 from k2i_tasks.doors.tokens import Tokens
 from k2i_tasks.errors import ConfigError, ServiceError
 from tests.certificates import certified
-from tests.unit.asking_world import EXPLOSIVE, becomes, big
-from tests.unit.views_world import ArrowView, world
+from tests.unit.asking_world import EXPLOSIVE, Asked, becomes
+from tests.unit.views_world import ArrowView
 
 TOKEN = "a-token-of-a-dashboard"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
-class Place:
-    """An engine behind a door."""
+class Place(Asked):
+    """Behind a door."""
 
     def __init__(
         self, tls: ssl.SSLContext | None = None, *, request_seconds: float = 5.0, **limits: Any
     ) -> None:
-        self.views: dict[str, ArrowView] = {**world(), "demo.big": big()}
-        plain = {"seconds_max": 30.0, "memory_bytes_max": 512 << 20, "nice": 0, **limits}
-        self.engine = Engine(lambda: self.views, Limits(**plain))
+        super().__init__(**limits)
         self.door = HttpDoor(
             self.engine,
             "127.0.0.1",
