@@ -9,14 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pytest
-from polars.io.plugins import register_io_source
 
 from k2i_tasks.asking.engine import Engine
 from k2i_tasks.asking.limits import Limits, Places
@@ -29,8 +26,7 @@ from k2i_tasks.errors import (
     QueryLimitError,
     TransientError,
 )
-from k2i_tasks.tickets import Rows, Sql
-from k2i_tasks.views import Cut, Part
+from k2i_tasks.tickets import Sql
 from tests.unit.asking_world import (
     EXPLOSIVE,
     becomes,
@@ -39,7 +35,7 @@ from tests.unit.asking_world import (
     limited,
     rows,
 )
-from tests.unit.views_world import ArrowView, orders
+from tests.unit.views_world import ArrowView
 
 EXPLOSIVE_ROWS = "SELECT a.v + b.v AS z FROM big a JOIN big b ON a.k = b.k"
 
@@ -308,85 +304,6 @@ def test_a_worker_that_ends_in_the_middle_is_an_error_of_its_query_that_says_how
     one.close()
 
 
-class Hanging(ArrowView):
-    """A table whose catalog, or store, answers once it is told to."""
-
-    def __init__(self, *, store: bool) -> None:
-        whole = orders(0, 10)
-        super().__init__("demo.orders", whole, whole.slice(0, 0))
-        self.answers = threading.Event()
-        self.store = store
-        self.asked = 0
-
-    def cut(self, part: Part = "all") -> Cut:
-        found = super().cut(part)
-        if not self.store:
-            self._wait()
-            return found
-
-        def rows(columns: list[str] | None, *_rest: object) -> Iterator[pl.DataFrame]:
-            self._wait()
-            whole = found.frame.collect()
-            yield whole if columns is None else whole.select(columns)
-
-        frame = register_io_source(rows, schema=found.frame.collect_schema())
-        return Cut(frame, found.positions, None, 0)
-
-    def _wait(self) -> None:
-        self.asked += 1
-        assert self.answers.wait(30)
-
-
-WAYS: list[Callable[[Engine], object]] = [
-    lambda one: one.answer(Sql("SELECT id FROM orders WHERE id > 1")).table(),
-    lambda one: one.answer(Sql("SELECT sum(id) AS s FROM orders")).table(),
-    lambda one: one.answer(Rows("orders", ("id",))).table(),
-    lambda one: one.schema(Rows("orders")),
-    lambda one: one.schema(Sql("SELECT id FROM orders")),
-    lambda one: one.schemas(),
-]
-
-
-@pytest.mark.parametrize("first", [0, 2, 3, 5])
-def test_a_catalog_that_hangs_has_no_more_askers_than_there_are_places(first: int) -> None:
-    view = Hanging(store=False)
-    one = limited({view.name: view}, queries_max=1, waiting_max=0, seconds_max=0.5)
-    began = time.monotonic()
-    if first == 5:
-        assert WAYS[first](one) == {"demo.orders": None}
-    else:
-        with pytest.raises(QueryLimitError, match=r"more than 0\.5 seconds"):
-            WAYS[first](one)
-    assert time.monotonic() - began < 5, "whoever asks does not wait for the catalog"
-    for way in WAYS:
-        with pytest.raises(BusyError):
-            way(one)
-    assert (view.asked, one.places.taken) == (1, 1)
-    view.answers.set()
-    assert becomes(lambda: one.places.taken == 0)
-    assert one.schema(Rows("orders")).names[0] == "id"
-    one.close()
-
-
-@pytest.mark.parametrize("way", WAYS[:3])
-def test_a_store_that_hangs_has_no_more_askers_than_there_are_places(
-    way: Callable[[Engine], object],
-) -> None:
-    view = Hanging(store=True)
-    one = limited({view.name: view}, queries_max=1, waiting_max=0, seconds_max=1.0)
-    began = time.monotonic()
-    with pytest.raises(QueryLimitError, match="more than 1 seconds"):
-        way(one)
-    assert time.monotonic() - began < 10
-    with pytest.raises(BusyError):
-        way(one)
-    assert (view.asked, one.places.taken) == (1, 1)
-    view.answers.set()
-    assert becomes(lambda: one.places.taken == 0)
-    way(one)
-    one.close()
-
-
 def test_workers_end_with_the_engine_and_with_a_run_that_is_killed(tmp_path: Path) -> None:
     code = """
 import os, sys, threading
@@ -412,67 +329,3 @@ os.kill(os.getpid(), 9)
     run.stdin.close()
     run.wait(10)
     assert becomes(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-
-
-# What a query may reach.
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "SELECT * FROM '/etc/passwd'",
-        'SELECT * FROM "/etc/passwd"',
-        "SELECT /* /* */ 1 AS a FROM read_csv('/etc/passwd') /* */ */ FROM orders",
-        "SELECT 1 --\n; DROP TABLE orders",
-        "SHOW TABLES",
-        "EXPLAIN SELECT 1",
-        "SELECT " + "(" * 32_000 + "1" + ")" * 32_000,
-        "SELECT " + "(" * 65_000,
-        "SELECT '" + "x" * 70_000 + "'",
-        "SELECT " + "1 + " * 16_000 + "1 AS n FROM orders",
-        "SELECT * FROM orders WHERE " + "NOT " * 16_000 + "id = 1",
-        "SELECT * FROM nothing",
-        "",
-    ],
-)
-def test_hostile_queries_are_refused_or_fail_alone(engine: Engine, sql: str) -> None:
-    with pytest.raises(K2IError) as caught:
-        engine.answer(Sql(sql)).table()
-    assert "root:" not in str(caught.value)
-    assert engine.places.taken == 0
-
-
-def test_a_worker_can_open_no_file_and_knows_no_secret(
-    engine: Engine, tables: dict[str, ArrowView], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("K2I_TEST_SECRET", "canary")
-    others = children()
-    one = limited(tables, nice=7)
-    rows(one, "SELECT count(*) AS n FROM other")
-    (pid,) = children() - others
-    limits = Path(f"/proc/{pid}/limits").read_text()
-    opened = next(line for line in limits.splitlines() if line.startswith("Max open files"))
-    assert opened.split()[3:5] == ["0", "0"]
-    assert "canary" not in Path(f"/proc/{pid}/environ").read_text()
-    priority = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16]
-    assert int(priority) == os.getpriority(os.PRIO_PROCESS, 0) + 7
-    one.close()
-
-
-def test_polars_in_the_run_has_a_low_priority_as_a_whole(engine: Engine) -> None:
-    code = """
-from pathlib import Path
-from k2i_tasks.asking.scans import start_threads
-from k2i_tasks.asking.limits import Limits
-start_threads(15)
-for task in Path("/proc/self/task").iterdir():
-    name = (task / "comm").read_text().strip()
-    if name.startswith(("polars-0", "polars-1", "async-exec", "tokio")):
-        print(name, (task / "stat").read_text().rpartition(")")[2].split()[16])
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert len(found) > 1
-    assert {line.split()[1] for line in found} == {"15"}
