@@ -53,7 +53,7 @@ def test_calls_under_way_are_bounded_and_each_end_makes_room() -> None:
         # More than what lies between both sides.
         large = pa.table({"n": np.arange(8_000_000)})
         own.views["demo.large"] = ArrowView("demo.large", large.slice(0, 0), large)
-        reader = flow._client.do_get(flight.Ticket(b'{"table": "demo.large"}'), flow._options())
+        reader = flow._client.do_get(flight.Ticket(b'{"table": "demo.large"}'), flow._options)
         reader.read_chunk()
         with ThreadPoolExecutor(most) as pool:
             asked = [pool.submit(flow.lookup, 1, "waiting") for _ in range(most - 1)]
@@ -73,5 +73,5 @@ def test_calls_under_way_are_bounded_and_each_end_makes_room() -> None:
             with pytest.raises(ConfigError):
                 flow.sql(wrong)
         with pytest.raises(pa.ArrowInvalid):
-            list(flow._client.do_action(flight.Action("drop", b""), flow._options()))
+            list(flow._client.do_action(flight.Action("drop", b""), flow._options))
         assert becomes(lambda: calls._value == most)
