@@ -13,7 +13,6 @@ from k2i_tasks import secrets
 from k2i_tasks.calls import RetryPolicy
 from k2i_tasks.clock import SystemClock
 from k2i_tasks.config import Config
-from k2i_tasks.config.model_kafka import Kafka
 from k2i_tasks.engine.triggers import Limits
 from k2i_tasks.hot_tables import HotTables
 from k2i_tasks.iceberg.catalog import (
@@ -76,7 +75,7 @@ def build_runner(
     """
     resolved = secrets.opened(config)
     owner = uuid.uuid4().hex
-    source = source or open_source(config.kafka, config.kafka.topic, resolved, clients)
+    source = source or open_source(config, config.kafka.topic, resolved, clients)
     conflicts = conflicts_of(config)
     decoders = Decoders(config, resolved, conflicts)
     journal = open_journal(config, metrics)
@@ -105,17 +104,20 @@ def build_runner(
     )
 
 
-def open_source(kafka: Kafka, topic: str, resolved: Mapping[str, str], clients: int) -> KafkaSource:
+def open_source(
+    config: Config, topic: str, resolved: Mapping[str, str], clients: int
+) -> KafkaSource:
     """What reads `topic`. Reaches nothing yet.
 
     Args:
-        kafka: how.
+        config: how, and into how much memory.
         topic: the topic.
         resolved: plain secrets by the dotted name of their key.
         clients: Kafka clients that share this process's memory.
     """
+    kafka, room = config.kafka, config.buffer.size_bytes_max
     return KafkaSource(
-        consumer_settings(kafka, resolved, clients=clients),
+        consumer_settings(kafka, resolved, buffer_bytes=room, clients=clients),
         topic,
         poll_records_max=kafka.batch_size,
         max_message_bytes=kafka.max_message_bytes,

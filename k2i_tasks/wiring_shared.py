@@ -158,7 +158,7 @@ class SharedTopics:
             return coded(values(batch), key_of)
 
         def open_reader() -> KafkaSource:
-            return open_source(config.kafka, topic, self._resolved, clients)
+            return open_source(config, topic, self._resolved, clients)
 
         def begin(state: TopicState) -> Offsets:
             return start_offsets(state, {}, None, config.kafka.auto_offset_reset)

@@ -16,11 +16,12 @@ client_log = logging.getLogger("k2i_tasks.kafka.client")
 # A failed connection is logged for each try, many times a second; the error callback tells it too.
 client_log.addFilter(lambda record: not record.getMessage().startswith("FAIL "))
 
-#: Records that librdkafka holds ready over all partitions. With small records each takes about as
-#: much again for itself, and a fetch comes on top, unpacked to several times its size.
-QUEUE_KIBIBYTES = 16 << 10
+#: Records that librdkafka holds ready over all partitions: this, and at most one part in so many of
+#: the buffer. With small records each takes about as much again for itself, and a fetch comes on
+#: top, unpacked to several times its size.
+QUEUE_BYTES, QUEUE_SHARE = 16 << 20, 16
 #: Most bytes of one fetch answer, as they are sent, unless a single batch is larger.
-FETCH_BYTES = 4 << 20
+FETCH_BYTES = QUEUE_BYTES // 4
 #: Most bytes asked for per partition and fetch.
 FETCH_PARTITION_BYTES = 1 << 20
 #: Room in an answer for what surrounds the records.
@@ -42,7 +43,11 @@ OWNED: Mapping[str, str | int | bool] = {
 
 
 def consumer_settings(
-    kafka: Kafka, secrets: Mapping[str, str], *, clients: int = 1
+    kafka: Kafka,
+    secrets: Mapping[str, str],
+    *,
+    buffer_bytes: int = QUEUE_BYTES * QUEUE_SHARE,
+    clients: int = 1,
 ) -> dict[str, Any]:
     """Settings of the consumer for `KafkaSource`. Holds the password: never log them.
 
@@ -50,13 +55,16 @@ def consumer_settings(
         kafka: the `[kafka]` section.
         secrets: plain secrets by the dotted name of their key, such as
             `kafka.security.sasl_password`.
+        buffer_bytes: bound of the rows in memory, beside which the client's queue is small.
         clients: number of clients that share what one may hold.
     """
+    queue_bytes = max(1 << 20, min(QUEUE_BYTES, buffer_bytes // QUEUE_SHARE) // clients)
+    fetch_bytes = max(1 << 20, queue_bytes // 4)
     return {
         "fetch.queue.backoff.ms": 50,
         "queued.min.messages": 100_000,
-        "queued.max.messages.kbytes": max(1 << 10, QUEUE_KIBIBYTES // clients),
-        "fetch.max.bytes": max(1 << 20, FETCH_BYTES // clients),
+        "queued.max.messages.kbytes": queue_bytes >> 10,
+        "fetch.max.bytes": fetch_bytes,
         "check.crcs": True,
         "socket.keepalive.enable": True,
         # A topic that was deleted and made again is looked for this often; by a group's members,
@@ -65,7 +73,7 @@ def consumer_settings(
         if kafka.assignment == "group"
         else 60_000,
         **kafka.properties,
-        **_size_settings(kafka.max_message_bytes, clients),
+        **_size_settings(kafka.max_message_bytes, fetch_bytes),
         **_login_settings(kafka.security, secrets),
         "bootstrap.servers": ",".join(kafka.bootstrap_servers),
         "group.id": kafka.consumer_group,
@@ -76,11 +84,11 @@ def consumer_settings(
     }
 
 
-def _size_settings(max_message_bytes: int, clients: int) -> dict[str, Any]:
+def _size_settings(max_message_bytes: int, fetch_bytes: int) -> dict[str, Any]:
     """A broker sends one whole batch even when it is over the fetch limit: there must be room."""
     return {
         # The client lifts `fetch.max.bytes` to this.
-        "message.max.bytes": min(max_message_bytes, max(1 << 20, FETCH_BYTES // clients)),
+        "message.max.bytes": min(max_message_bytes, fetch_bytes),
         "fetch.message.max.bytes": FETCH_PARTITION_BYTES,
         "receive.message.max.bytes": max(FETCH_BYTES, max_message_bytes) + ANSWER_OVERHEAD_BYTES,
     }

@@ -60,6 +60,24 @@ def test_librdkafka_takes_every_allowed_message_size(max_message_bytes: int) -> 
     KafkaSource(settings, "t").close()
 
 
+@pytest.mark.parametrize(
+    ("buffer_mb", "clients", "queue_kib", "fetch_kib"),
+    [
+        (512, 1, 16_384, 4_096),
+        (100, 1, 6_400, 1_600),
+        (512, 4, 4_096, 1_024),
+        (1, 50, 1_024, 1_024),
+    ],
+)
+def test_what_the_client_holds_is_small_beside_the_buffer(
+    buffer_mb: int, clients: int, queue_kib: int, fetch_kib: int
+) -> None:
+    settings = consumer_settings(section(), {}, buffer_bytes=buffer_mb << 20, clients=clients)
+    assert settings["queued.max.messages.kbytes"] == queue_kib
+    assert settings["fetch.max.bytes"] == fetch_kib << 10
+    KafkaSource(settings, "t").close()
+
+
 def test_the_admin_client_gets_no_setting_of_a_consumer() -> None:
     kept = admin_settings(consumer_settings(section(), {}))
     assert kept["bootstrap.servers"] == "a:9092,b:9092"
