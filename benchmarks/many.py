@@ -15,6 +15,8 @@ from benchmarks.services import Services
 from tests.program import Program
 from tests.running import Running, running
 
+#: A topic of its own has few rows: they are not to wait long for their commit.
+FLUSH_SECONDS = 1
 #: How often the program is asked how far it is: each answer costs it some CPU.
 LOOK_SECONDS = 0.2
 
@@ -54,7 +56,7 @@ def ingest(folder: Path, services: Services, sources: list[topics.Topic]) -> tup
         services.catalog,
         extra="[prefect]\nenabled = false\n",
         routing=f"[routing]\ntopics = [{names}]\n",
-        environ=dict(ENVIRON),
+        environ={**ENVIRON, "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": str(FLUSH_SECONDS)},
     )
     port = int(services.bootstrap.rpartition(":")[2])
     with running(program) as run, Meter(run.process.pid, port) as meter:

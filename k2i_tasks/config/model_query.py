@@ -80,7 +80,7 @@ class Query(Section):
     nice: Integer = setting(
         "Priority of queries below that of ingestion, as `nice` counts: 0 for the same, 19 for "
         "the least.",
-        10,
+        15,
         ge=0,
         le=19,
     )
