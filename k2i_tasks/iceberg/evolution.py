@@ -62,7 +62,7 @@ def widened(
     with translated("changing the schema of " + ".".join(table.name())):
         transaction = Transaction(table)
         update = transaction.update_schema()
-        _add(update, found)
+        add(update, found)
         update.commit()  # into the transaction, which is never sent
         after: TableMetadata = transaction.table_metadata
     return with_metadata(table, after), PendingSchema.between(table.metadata, after.schema())
@@ -117,18 +117,19 @@ def _lacking(table: Table, schema: pa.Schema, may_relax: Collection[str]) -> Dif
             f"{'; '.join(found.conflicts)}.",
             remedy="Nothing is lost: the next run reads the records by the table's columns.",
         )
-    found.optional.extend(_optional(table.schema(), schema, may_relax))
+    found.optional.extend(optional_for(table.schema(), schema, may_relax))
     return found
 
 
 def _apply(table: Table, found: Difference) -> None:
     with commit_outcome("changing the schema of " + ".".join(table.name())):
         update = table.update_schema()
-        _add(update, found)
+        add(update, found)
         update.commit()
 
 
-def _add(update: UpdateSchema, found: Difference) -> None:
+def add(update: UpdateSchema, found: Difference) -> None:
+    """Asks `update` for all of the difference."""
     for path, kind, doc in found.missing:
         update.add_column(path, kind, doc=doc)
     for path, kind in found.wider:
@@ -137,7 +138,7 @@ def _add(update: UpdateSchema, found: Difference) -> None:
         update.make_column_optional(path)
 
 
-def _optional(table: Schema, rows: pa.Schema, names: Collection[str]) -> list[Path]:
+def optional_for(table: Schema, rows: pa.Schema, names: Collection[str]) -> list[Path]:
     """What the table requires in these columns and the rows may lack."""
     found: list[Path] = []
     for field in table.fields:

@@ -13,6 +13,7 @@ from pyiceberg.table import Table
 from k2i_tasks.errors import Component, IntegrityError, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.catalog import find_table
 from k2i_tasks.iceberg.difference import difference
+from k2i_tasks.iceberg.evolution import add, optional_for
 from k2i_tasks.iceberg.pinned import Pinned
 from k2i_tasks.iceberg.schema import iceberg_schema
 from k2i_tasks.iceberg.state import recorded
@@ -51,19 +52,19 @@ class Head(Pinned):
         known = self.schema
         if not schemas:
             return known
-        found = difference(known, iceberg_schema(_unified(schemas)))
+        rows = _unified(schemas)
+        found = difference(known, iceberg_schema(rows))
         if found.conflicts:
             raise SchemaConflictError(
                 f"Table {self.name} and the rows in memory disagree: {'; '.join(found.conflicts)}.",
                 remedy="The run reads them again by the table's columns; ask again then.",
             )
+        # Rows that lack a required value are shown, whatever becomes of them: a reader needs none.
+        found.optional.extend(optional_for(known, rows, rows.names))
         if not found.changes:
             return known
         update = self._table.update_schema()
-        for path, kind, doc in found.missing:
-            update.add_column(path, kind, doc=doc)
-        for path, wider in found.wider:
-            update.update_column(path, field_type=wider)
+        add(update, found)
         return update._apply()
 
 

@@ -1,7 +1,9 @@
 """Conditions of a query for a scan: as much of them as Iceberg knows in the same sense.
 
 The query filters again what the scan gives, so a condition here may let more through, never less.
-Polars orders NaN above all numbers and Iceberg does not compare it, so `>` on reals is left out.
+Polars orders NaN above all numbers and Iceberg does not compare it, so `>` on reals is left out. A
+column of doubles may have files of floats, from before it was widened: PyIceberg rounds the value
+to theirs, to either side.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from k2i_tasks.predicates import Comparison, Predicate, Value
+from k2i_tasks.predicates import Comparison, Joined, Predicate, Value
 
 # PyIceberg's types know the form with which its JSON is read, not the one that is for people.
 _Compare = Callable[[str, Any], BooleanExpression]
@@ -53,7 +55,12 @@ _COMPARE: dict[str, _Compare] = {
 }
 _Check = Callable[[str], BooleanExpression]
 _CHECK = {"is null": cast(_Check, IsNull), "is not null": cast(_Check, NotNull)}
-_REAL = ("=", "<", "<=")
+#: How reals are compared by Iceberg, so that a rounded value lets no less through.
+_REAL = {"=": "=", "<": "<=", "<=": "<="}
+#: Beyond the largest of them, comparing files of floats lets nothing through.
+_REAL_MAX = FloatType.max
+#: More are left to the query: planning a scan goes through them one inside the other.
+COMPARISONS_MAX = 100
 
 
 def pushed(predicate: Predicate, schema: Schema) -> BooleanExpression:
@@ -63,12 +70,24 @@ def pushed(predicate: Predicate, schema: Schema) -> BooleanExpression:
         predicate: of the query.
         schema: the table's, as its files are planned by.
     """
+    if _count(predicate) > COMPARISONS_MAX:
+        return AlwaysTrue()
     try:
         found = _walked(predicate, schema)
         bind(schema, found, case_sensitive=True)
     except (ValueError, TypeError, RecursionError):
         return AlwaysTrue()
     return found
+
+
+def _count(predicate: Predicate) -> int:
+    count, waiting = 0, [predicate]
+    while waiting:
+        one = waiting.pop()
+        count += 1
+        if isinstance(one, Joined):
+            waiting += (one.left, one.right)
+    return (count + 1) // 2
 
 
 def _walked(predicate: Predicate, schema: Schema) -> BooleanExpression:
@@ -89,9 +108,10 @@ def _compared(one: Comparison, schema: Schema) -> BooleanExpression:
     value = None if one.value is None else _value(one.value, kind)
     if value is None or one.operator not in _COMPARE:
         return AlwaysTrue()
-    if isinstance(kind, FloatType | DoubleType) and one.operator not in _REAL:
-        return AlwaysTrue()
-    return _COMPARE[one.operator](one.column, value)
+    operator: str | None = one.operator
+    if isinstance(kind, DoubleType):
+        operator = _REAL.get(one.operator) if abs(value) <= _REAL_MAX else None
+    return AlwaysTrue() if operator is None else _COMPARE[operator](one.column, value)
 
 
 def _kind_of(name: str, schema: Schema) -> IcebergType | None:

@@ -57,12 +57,30 @@ class _Scanner:
     """The way to Arrow's scanner."""
 
     @staticmethod
-    def from_fragment(fragment: dataset.Fragment, **options: Any) -> dataset.Scanner:
+    def from_fragment(fragment: dataset.Fragment, **options: Any) -> dataset.Scanner | _RowGroups:
         if getattr(_wishes, "little", False):
-            # With threads it decodes the whole of a file, whatever it is told of reading ahead.
-            little = {"batch_size": BATCH_ROWS, "batch_readahead": 1, "use_threads": False}
-            options = {**little, **options}
+            return _RowGroups(fragment, options)
         return dataset.Scanner.from_fragment(fragment, **options)
+
+
+class _RowGroups:
+    """A scanner of a file that has one row group in memory at a time, as it is stored.
+
+    Arrow's own keeps all that it has fetched of a file to the end, and with threads it decodes
+    all of it, whatever it is told of reading ahead.
+    """
+
+    def __init__(self, fragment: dataset.Fragment, options: dict[str, Any]) -> None:
+        self._fragment = fragment
+        little = {"batch_size": BATCH_ROWS, "batch_readahead": 1, "use_threads": False}
+        self._options = {**little, **options}
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        parts = [self._fragment]
+        if isinstance(self._fragment, dataset.ParquetFileFragment):
+            parts = self._fragment.split_by_row_group(self._options.get("filter"))
+        for part in parts:
+            yield from dataset.Scanner.from_fragment(part, **self._options).to_batches()
 
 
 class _Dataset:
