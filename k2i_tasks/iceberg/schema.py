@@ -50,7 +50,7 @@ METADATA_TYPES: dict[str, tuple[IcebergType, ...]] = {
 _PROPERTIES = {
     "format-version": "2",
     "commit.manifest-merge.enabled": "true",
-    "commit.manifest.min-count-to-merge": "100",
+    "commit.manifest.min-count-to-merge": "20",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "10",
 }

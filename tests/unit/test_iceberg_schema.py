@@ -54,7 +54,7 @@ def test_a_new_table_has_the_properties_that_keep_commits_cheap(tmp_path: Path) 
     table = create_table(catalog_of(config), NAME, SCHEMA, config)
     assert table.metadata.format_version == 2
     assert table.properties["commit.manifest-merge.enabled"] == "true"
-    assert table.properties["commit.manifest.min-count-to-merge"] == "100"
+    assert table.properties["commit.manifest.min-count-to-merge"] == "20"
     assert table.properties["write.metadata.delete-after-commit.enabled"] == "true"
     assert table.properties["write.metadata.previous-versions-max"] == "3"
     assert table.location() == str(tmp_path / "warehouse" / "db" / "events")
