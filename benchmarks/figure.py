@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 OURS, OTHERS, LIMIT = "#0b6e4f", "#8a97a6", "#d0d6dd"
+#: Ours among the engines.
+NAMES = ("k2i", "k2i-raw")
 #: Engines that are none: what is left of one without a table.
 LIMITS = ("drain", "chain")
 
@@ -24,9 +26,7 @@ def compared(report: dict[str, Any], path: Path) -> None:
     """
     engines = report["engines"]
     names = list(engines)
-    colours = [
-        OURS if name.startswith("k2i") else LIMIT if name in LIMITS else OTHERS for name in names
-    ]
+    colours = [OURS if name in NAMES else LIMIT if name in LIMITS else OTHERS for name in names]
     picture = Figure(figsize=(11, 0.6 + 0.5 * len(names)), layout="constrained")
     parts = (
         ("CPU seconds per million rows", "cpu_seconds_per_million_rows", "{:.1f}"),

@@ -27,8 +27,8 @@ from k2i_tasks.errors import Component, ServiceError, TransientError
 from k2i_tasks.iceberg.avro import must_list_files
 from k2i_tasks.iceberg.errors import translated
 
-#: Manifests that are read at the same time.
-READERS = 4
+#: Manifests that are read at the same time, as long as they have few entries: of some 10 KB each.
+READERS, ENTRIES_AT_ONCE = 4, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +201,25 @@ def _read(
     """Manifest by manifest, a few read ahead."""
     chosen = [each for each in manifests if each.content == content]
     with ThreadPoolExecutor(READERS, "k2i-manifests") as pool:
-        for start in range(0, len(chosen), READERS):
-            some = chosen[start : start + READERS]
+        for some in _rounds(chosen):
             yield from zip(
                 some, pool.map(lambda each: live_entries(table.io, each), some), strict=True
             )
+
+
+def _rounds(manifests: Sequence[ManifestFile]) -> Iterator[list[ManifestFile]]:
+    """So many at a time that few entries are in memory, at least one."""
+    some: list[ManifestFile] = []
+    count = 0
+    for manifest in manifests:
+        more = live_files(manifest) or 0
+        if some and (len(some) == READERS or count + more > ENTRIES_AT_ONCE):
+            yield some
+            some, count = [], 0
+        some.append(manifest)
+        count += more
+    if some:
+        yield some
 
 
 def _source(entry: ManifestEntry) -> Source:
