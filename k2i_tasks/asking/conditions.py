@@ -41,10 +41,11 @@ def _one(condition: Condition, schema: Mapping[str, Any]) -> pl.Expr:
     if condition.operator == "is not null":
         return column.is_not_null()
     value = typed(condition.value, kind)
+    wrong = ConfigError(
+        f"The value for column {condition.column} is not of its type, {kind}.", field="where"
+    )
     if value is None:
-        raise ConfigError(
-            f"The value for column {condition.column} is not of its type, {kind}.", field="where"
-        )
+        raise wrong
     comparisons = {
         "=": column.eq,
         "!=": column.ne,
@@ -53,7 +54,11 @@ def _one(condition: Condition, schema: Mapping[str, Any]) -> pl.Expr:
         ">": column.gt,
         ">=": column.ge,
     }
-    return comparisons[condition.operator](value)
+    try:
+        return comparisons[condition.operator](value)
+    except pl.exceptions.PolarsError as error:
+        # A whole number of more bits than any type has.
+        raise wrong from error
 
 
 def fit(conditions: Iterable[Condition], schema: Mapping[str, Any]) -> bool:
@@ -68,8 +73,11 @@ def fit(conditions: Iterable[Condition], schema: Mapping[str, Any]) -> bool:
 
 def _as_in_sql(value: Scalar | None, kind: Any) -> bool:
     """SQL takes no text but a date for a column of dates, and no heed of the zone in a text for one
-    of moments without a zone."""
+    of moments without a zone. A number with a fraction it compares with exact ones in its own way:
+    here both would become doubles, which whole numbers near 10**19 do not fit."""
     found = typed(value, kind)
+    if isinstance(found, float) and not kind.is_float():
+        return False
     if kind == pl.Date and found is not None:
         return bool(found.isoformat() == value)
     if kind == pl.Datetime and getattr(kind, "time_zone", None) is None and found is not None:

@@ -16,7 +16,9 @@ from k2i_tasks.tickets import OPERATORS, Condition, Rows, Scalar
 from k2i_tasks.views import Part
 
 _SIGNS = {"==": "=", "<>": "!="}
-_WHOLE = re.compile(r"[0-9]{1,18}")
+_DIGITS = re.compile(r"[0-9]+")
+#: Of a whole number that is compared as it is; what is more is no whole number to SQL either.
+_WHOLE_MAX = (1 << 63) - 1
 #: Words that end a list or mean something else than a column.
 _WORDS = frozenset(
     (KEYWORDS | FORBIDDEN) - {"char", "character"}
@@ -62,9 +64,9 @@ class _Reader:
             where = tuple(self._conditions())
         if self._is_word("limit"):
             token = self._next()
-            if token.kind != "number" or not _WHOLE.fullmatch(token.text) or int(token.text) < 1:
+            limit = _whole(token.text) if token.kind == "number" else None
+            if not limit:
                 raise _Other
-            limit = int(token.text)
         if self._at < len(self._tokens):
             raise _Other
         return Rows(table, columns, where, part, limit)
@@ -109,8 +111,8 @@ class _Reader:
         negative = self._is_sign("-")
         token = self._next()
         if token.kind == "number":
-            plain = _WHOLE.fullmatch(token.text)
-            number: int | float = int(token.text) if plain else float(token.text)
+            whole = _whole(token.text)
+            number = float(token.text) if whole is None else whole
             return -number if negative else number
         if negative or token.kind != "string" or "\\" in token.text:
             raise _Other
@@ -146,3 +148,13 @@ class _Reader:
     def _word(self, word: str) -> None:
         if not self._is_word(word):
             raise _Other
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that a token is; None for one with a fraction or an exponent."""
+    if not _DIGITS.fullmatch(text):
+        return None
+    # More digits than any such number has: `int` takes its time for thousands of them.
+    if len(text) > 100 or int(text) > _WHOLE_MAX:
+        raise _Other
+    return int(text)
