@@ -163,13 +163,7 @@ class Client:
 
     def arrow(self, sql: str, *, part: Part = "all", limit: int | None = None) -> pa.Table:
         """As `sql`, as an Arrow table."""
-        rows = self.answer(Sql(sql, part, limit))
-        if rows.was_cut and (limit is None or rows.table.num_rows < limit):
-            raise QueryLimitError(
-                f"The result has more than the {rows.table.num_rows:,} rows that the flow gives.",
-                remedy="Ask for less, give a limit, or raise query.max_rows or max_result_mb.",
-            )
-        return rows.table
+        return self._uncut(Sql(sql, part, limit), limit)
 
     def lookup(self, key: Any, table: str = "") -> pa.Table:
         """Rows in memory with this key, oldest first. Blocks.
@@ -177,12 +171,16 @@ class Client:
         Args:
             key: value of the key column.
             table: needed where the flow has several.
+
+        Raises:
+            QueryLimitError: there are more rows than the flow gives.
+            K2IError: it cannot be answered.
         """
-        return self.answer(Key(table, key)).table
+        return self._uncut(Key(table, key))
 
     def at(self, topic: str, partition: int, offset: int, table: str = "") -> pa.Table:
         """The row of this record if it is in memory, else no rows. Blocks."""
-        return self.answer(At(table, topic, partition, offset)).table
+        return self._uncut(At(table, topic, partition, offset))
 
     def tail(
         self,
@@ -241,6 +239,16 @@ class Client:
                     batches.append(chunk.data)
             table = pa.Table.from_batches(batches, reader.schema)
         return Rows(table, bool(cut), time.monotonic() - began)
+
+    def _uncut(self, ask: Ask, limit: int | None = None) -> pa.Table:
+        """The rows; an error where the flow has left out some that were not too many for `limit`."""
+        rows = self.answer(ask)
+        if rows.was_cut and (limit is None or rows.table.num_rows < limit):
+            raise QueryLimitError(
+                f"The result has more than the {rows.table.num_rows:,} rows that the flow gives.",
+                remedy="Ask for less, give a limit, or raise query.max_rows or max_result_mb.",
+            )
+        return rows.table
 
     def close(self) -> None:
         """Ends the connection. Idempotent."""

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -294,11 +295,12 @@ class Engine:
 
     # What is in memory alone, and takes no place.
 
-    def _whole(self, rows: pa.Table) -> Answer:
+    def _whole(self, rows: pa.Table, bytes_max: int | None = None) -> Answer:
+        limits = self.limits
+        if bytes_max is not None:
+            limits = replace(limits, bytes_max=bytes_max)
         batches = iter(rows.to_batches())
-        return Answer(
-            rows.schema, batches, turn=None, limits=self.limits, rows_max=self.limits.rows_max
-        )
+        return Answer(rows.schema, batches, turn=None, limits=limits, rows_max=limits.rows_max)
 
     def _after(self, ask: After, waits: Callable[[], bool]) -> Answer:
         view = self.view(ask.table)
@@ -310,12 +312,27 @@ class Engine:
             )
         try:
             tail = _awaited(view, ask, limit, waits, lambda: self._stopping)
+            tail = self._fitting(view, ask, tail)
         finally:
             self._followers.release()
         positions = json.dumps(positions_json(tail.positions))
         told = {POSITIONS: positions.encode(), MISSED: b"1" if tail.missed else b"0"}
         held: Mapping[bytes, bytes] = tail.rows.schema.metadata or {}
-        return self._whole(tail.rows.replace_schema_metadata({**held, **told}))
+        rows = tail.rows.replace_schema_metadata({**held, **told})
+        return self._whole(rows, max(self.limits.bytes_max, _sent_bytes(rows)))
+
+    def _fitting(self, view: View, ask: After, tail: Tail) -> Tail:
+        """As many of its rows as are sent, one at least, so that its positions are right for them.
+
+        What is cut off later nobody would ask for again.
+        """
+        while (count := tail.rows.num_rows) > 1:
+            size = _sent_bytes(tail.rows)
+            if size <= self.limits.bytes_max:
+                break
+            fewer = min(count - 1, count * self.limits.bytes_max // size)
+            tail = view.after(ask.positions, max(fewer, 1))
+        return tail
 
 
 def _awaited(
@@ -336,6 +353,11 @@ def _awaited(
         if (rows and now >= gathered) or tail.missed or over or stopping() or not waits():
             return tail
         time.sleep(gathered - now if rows else FOLLOW_SECONDS)
+
+
+def _sent_bytes(rows: pa.Table) -> int:
+    """As the answer counts them."""
+    return sum(batch.nbytes for batch in rows.to_batches())
 
 
 def _names(views: Mapping[str, View]) -> dict[str, View]:

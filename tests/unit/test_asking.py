@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -254,6 +255,22 @@ def test_one_that_follows_gets_each_row_once_as_soon_as_it_comes() -> None:
     late = one.answer(After("demo.orders", {P0: 10}, limit=2)).table()
     assert late.schema.metadata[b"k2i.missed"] == b"1"
     assert one.answer(After("demo.orders", {P0: 105})).table().num_rows == 0
+    one.close()
+
+
+@pytest.mark.parametrize("bytes_max", [1, 300, 1_500])
+def test_positions_are_those_of_the_rows_that_fit(bytes_max: int) -> None:
+    one = limited(world(cold=0, hot=30), bytes_max=bytes_max)
+    positions, found, answers = {P0: 0}, [], 0
+    while positions[P0] < 30:
+        answer = one.answer(After("demo.orders", positions))
+        sent = answer.table()
+        assert answer.end.cut == "" and (sent.num_rows == 1 or sent.nbytes <= bytes_max)
+        found += sent["id"].to_pylist()
+        told = json.loads(sent.schema.metadata[b"k2i.positions"])
+        positions, answers = {P0: told["orders"]["0"]}, answers + 1
+    assert found == list(range(30))
+    assert answers > 1
     one.close()
 
 

@@ -235,6 +235,13 @@ def test_a_result_that_is_cut_is_not_taken_for_whole() -> None:
             assert flow.sql(sql, limit=10).height == 10
 
 
+def test_rows_of_a_key_that_are_cut_are_an_error() -> None:
+    with Place(bytes_max=10) as own, own.client() as flow:
+        for ask in (lambda: flow.lookup(77, "orders"), lambda: flow.at("orders", 0, 77, "orders")):
+            with pytest.raises(QueryLimitError, match="more than the 0 rows"):
+                ask()
+
+
 def test_limits_reach_the_client_as_what_they_are() -> None:
     with Place(seconds_max=4.0, queries_max=1, waiting_max=0) as own, own.client() as flow:
         flow.sql("SELECT count(*) AS n FROM other")
