@@ -241,7 +241,7 @@ class Client:
         return Rows(table, bool(cut), time.monotonic() - began)
 
     def _uncut(self, ask: Ask, limit: int | None = None) -> pa.Table:
-        """The rows; an error where the flow has left out some that were not too many for `limit`."""
+        """The rows; an error where the flow has left some out before `limit`."""
         rows = self.answer(ask)
         if rows.was_cut and (limit is None or rows.table.num_rows < limit):
             raise QueryLimitError(

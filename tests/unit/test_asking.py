@@ -265,7 +265,8 @@ def test_positions_are_those_of_the_rows_that_fit(bytes_max: int) -> None:
     while positions[P0] < 30:
         answer = one.answer(After("demo.orders", positions))
         sent = answer.table()
-        assert answer.end.cut == "" and (sent.num_rows == 1 or sent.nbytes <= bytes_max)
+        assert answer.end.cut == ""
+        assert sent.num_rows == 1 or sent.nbytes <= bytes_max
         found += sent["id"].to_pylist()
         told = json.loads(sent.schema.metadata[b"k2i.positions"])
         positions, answers = {P0: told["orders"]["0"]}, answers + 1
