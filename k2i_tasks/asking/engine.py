@@ -263,7 +263,12 @@ class Engine:
         if self._stopping:
             raise self._ended()
         self.places.take(waits)
-        turn = Turn(self.places, self.limits.seconds_max, waits)
+        try:
+            turn = Turn(self.places, self.limits.seconds_max, waits)
+        except BaseException:
+            # No thread to be had for its timer.
+            self.places.free()
+            raise
         with self._turns_lock:
             self._turns.add(turn)
             late = self._stopping

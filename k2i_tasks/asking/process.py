@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 
 import k2i_tasks
 from k2i_tasks.asking.wire import Wire
-from k2i_tasks.errors import K2IError
+from k2i_tasks.errors import Component, K2IError, TransientError
 
 #: What a worker may know of the environment. No secrets: it has no use for any.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
@@ -33,18 +34,42 @@ class Worker:
     Args:
         memory_bytes_max: memory that a query may take on top of what the process has.
         nice: priority below that of this process.
+
+    Raises:
+        TransientError: the system has no room for it now.
     """
 
     def __init__(self, memory_bytes_max: int, nice: int) -> None:
-        ours, theirs = socket.socketpair()
-        life, self._life = os.pipe()
-        words = [str(one) for one in (theirs.fileno(), life, memory_bytes_max, nice)]
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment["PYTHONPATH"] = str(Path(k2i_tasks.__file__).parents[1])
         try:
+            connection = self._started(memory_bytes_max, nice)
+        except OSError as error:
+            raise TransientError(
+                f"The process that evaluates queries cannot be started: {error.strerror}.",
+                component=Component.RUNTIME,
+                remedy="Ask again in a while. If it stays so, the machine has no memory left, or "
+                "the run has as many processes or open files as it may.",
+            ) from error
+        self.wire = Wire(connection)
+        self.pid = self._process.pid
+        self.idle_since = 0.0
+        self._lock = threading.Lock()
+        self._dead = False
+
+    def _started(self, memory_bytes_max: int, nice: int) -> socket.socket:
+        """Our end of the connection; nothing is left open where it cannot be started."""
+        with ExitStack() as ours, ExitStack() as theirs:
+            here, there = socket.socketpair()
+            ours.callback(here.close)
+            theirs.callback(there.close)
+            life, self._life = os.pipe()
+            ours.callback(os.close, self._life)
+            theirs.callback(os.close, life)
+            words = [str(one) for one in (there.fileno(), life, memory_bytes_max, nice)]
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            environment["PYTHONPATH"] = str(Path(k2i_tasks.__file__).parents[1])
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "k2i_tasks.asking.worker", *words],
-                pass_fds=(theirs.fileno(), life),
+                pass_fds=(there.fileno(), life),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -53,14 +78,8 @@ class Worker:
                 # out by session first, its priority would count for nothing.
                 process_group=0,
             )
-        finally:
-            theirs.close()
-            os.close(life)
-        self.wire = Wire(ours)
-        self.pid = self._process.pid
-        self.idle_since = 0.0
-        self._lock = threading.Lock()
-        self._dead = False
+            ours.pop_all()
+        return here
 
     def ready(self, waits: Callable[[], bool]) -> None:
         """Returns once it has started. Blocks.

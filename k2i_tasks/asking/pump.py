@@ -58,7 +58,12 @@ class Pump(Generic[T]):
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="k2i-query-pump", daemon=True)
         turn.hold()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            # No thread to be had: nobody else would release it.
+            turn.release()
+            raise
 
     def __iter__(self) -> Iterator[T]:
         """The items. Blocks; raises what making them raised, or why the query was stopped."""
