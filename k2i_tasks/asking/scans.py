@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from k2i_tasks.asking.conditions import expression, fit
 from k2i_tasks.asking.pieces import OLDEST, pieces, rows_at_once
+from k2i_tasks.asking.reasons import reason
 from k2i_tasks.errors import Component, ConfigError, K2IError, ServiceError
 from k2i_tasks.tickets import Condition, Rows
 from k2i_tasks.views import Cut
@@ -132,6 +133,4 @@ def failure(error: BaseException) -> K2IError:
         if isinstance(cause, K2IError):
             return cause
         cause = cause.__cause__ or cause.__context__
-    lines = str(error).strip().splitlines()
-    what = lines[0].rstrip(".") if lines else type(error).__name__
-    return ServiceError(f"The table cannot be read: {what}.", component=Component.STORAGE)
+    return ServiceError(f"The table cannot be read: {reason(error)}.", component=Component.STORAGE)

@@ -24,6 +24,7 @@ from polars.io.plugins import register_io_source
 
 from k2i_tasks.asking.conditions import pushed
 from k2i_tasks.asking.pieces import OLDEST, pieces, rows_at_once
+from k2i_tasks.asking.reasons import reason
 from k2i_tasks.asking.wire import MEMORY_CODE, Wire, schema_of
 from k2i_tasks.errors import ConfigError, K2IError
 from k2i_tasks.sql_guard import check_query
@@ -123,7 +124,7 @@ def answer(wire: Wire, asked: dict[str, Any]) -> None:
         if tables.failure is not None:
             wire.send_json(b"X", tables.failure)
         else:
-            told = _first_line(error)
+            told = f"The query failed: {reason(error)}."
             _tell(tables, "query", told, ZONES if told.count("Datetime(") == 2 else "")
 
 
@@ -153,11 +154,6 @@ def _evaluated(tables: Tables, asked: dict[str, Any]) -> None:
 def _tell(tables: Tables, kind: str, what: str, remedy: str) -> None:
     with tables.lock:
         tables.wire.send_json(b"X", {"kind": kind, "what": what, "remedy": remedy})
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"The query failed: {(lines[0] if lines else type(error).__name__).rstrip('.')}."
 
 
 class _Memory:

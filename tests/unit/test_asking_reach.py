@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from k2i_tasks.asking.engine import Engine
-from k2i_tasks.errors import K2IError
+from k2i_tasks.asking.reasons import reason
+from k2i_tasks.errors import ConfigError, K2IError
 from k2i_tasks.tickets import Sql
 from tests.unit.asking_world import children, limited, rows
 from tests.unit.views_world import ArrowView
@@ -75,3 +76,28 @@ for task in Path("/proc/self/task").iterdir():
     ).stdout.splitlines()
     assert len(found) > 1
     assert {line.split()[1] for line in found} == {"15"}
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("CAST(city AS INT)", r"failed in column 'city' for 1 out of 1 values\.$"),
+        ("STRPTIME(city, '%Y')", r"failed in column 'city' for 1 out of 1 values\.$"),
+        ("CAST(id * 1000 AS TINYINT)", r"failed in column 'id' for 1 out of 1 values\.$"),
+    ],
+)
+def test_values_of_rows_are_in_no_error(engine: Engine, what: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        rows(engine, f"SELECT {what} AS x FROM orders WHERE id + 0 = 78")
+    assert "Bern" not in str(caught.value)
+    assert "78000" not in str(caught.value)
+
+
+def test_a_reason_is_one_line_without_what_is_quoted() -> None:
+    for text, told in [
+        ("failed for 2 out of 9 values: ['a.\n', 'values: [x']", "failed for 2 out of 9 values"),
+        ("bad JSON: 'Error at character 17 ('s')'", "bad JSON: 'Error at character 17"),
+        ("no such column.\nmore", "no such column"),
+        ("", "ValueError"),
+    ]:
+        assert reason(ValueError(text)) == told
