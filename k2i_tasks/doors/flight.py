@@ -26,7 +26,7 @@ from pyarrow import flight
 
 from k2i_tasks.asking.answers import Answer
 from k2i_tasks.asking.engine import Engine
-from k2i_tasks.doors.sockets import cut_off
+from k2i_tasks.doors.sockets import addresses, cut_off
 from k2i_tasks.doors.tokens import Tokens
 from k2i_tasks.errors import (
     BusyError,
@@ -118,6 +118,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         options: dict[str, Any] = {} if tls is None else {"tls_certificates": [tls]}
         self._gate = _Gate(tokens, engine.limits.calls_max)
         try:
+            self._addresses = addresses(host)
             super().__init__(
                 f"{scheme}://{shown}:{port}",
                 middleware={NAME: self._gate},
@@ -143,7 +144,7 @@ class FlightDoor(flight.FlightServerBase):  # type: ignore[misc]
         thread.join(GRACE_SECONDS)
         deadline = time.monotonic() + STOP_SECONDS
         while thread.is_alive() and time.monotonic() < deadline:
-            cut_off(self.port)
+            cut_off(self._addresses, self.port)
             thread.join(0.05)
         if thread.is_alive():
             # Its destructor would wait as well.
