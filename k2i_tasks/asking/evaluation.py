@@ -14,7 +14,14 @@ from k2i_tasks.asking.limits import Limits, Turn
 from k2i_tasks.asking.process import Worker, Workers
 from k2i_tasks.asking.pump import Pump
 from k2i_tasks.asking.wire import MEMORY_CODE, schema_text
-from k2i_tasks.errors import Component, ConfigError, K2IError, QueryLimitError, TransientError
+from k2i_tasks.errors import (
+    Component,
+    ConfigError,
+    K2IError,
+    QueryCancelledError,
+    QueryLimitError,
+    TransientError,
+)
 from k2i_tasks.tickets import Condition
 from k2i_tasks.views import Cut
 
@@ -48,7 +55,6 @@ class Evaluation:
         self._cuts: Mapping[str, Cut] = {}
         self._schemas: Mapping[str, pa.Schema] = {}
         self._scans: dict[int, Iterator[pa.RecordBatch]] = {}
-        self._worker: Worker | None = None
         self._pump: Pump[pa.Buffer] | None = None
         self._frames: Iterator[pa.Buffer] = iter(())
         #: Whether the worker has said its last word, and can be asked again.
@@ -75,10 +81,11 @@ class Evaluation:
 
     def close(self) -> None:
         """Ends the query, and its worker if that is not at the end of one. Idempotent."""
+        if not self._between:
+            # Not killed from here: meanwhile it may be given back, and be at the query after this
+            # one. Once the turn is stopped it is not, and before, the turn has it no more.
+            self._turn.stop(QueryCancelledError("Nobody takes the rest of the answer."))
         self._turn.end()
-        worker = self._worker
-        if worker is not None and not self._between:
-            worker.kill()
         if self._pump is not None:
             self._pump.close()
 
@@ -91,7 +98,6 @@ class Evaluation:
         if not self._wanted():
             return
         worker, is_new = self._workers.take()
-        self._worker = worker
         self._turn.on_stop(worker.kill)
         try:
             if is_new:
