@@ -136,7 +136,9 @@ class BoundedServer(socketserver.ThreadingMixIn, HTTPServer):
             left = tuple(self._open)
         for request in left:
             with suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
+                # Not the one of TLS: it forgets the encryption first, and whoever writes at that
+                # moment would send plain text.
+                socket.socket.shutdown(request, socket.SHUT_RDWR)
 
     def prepared(self, request: Any) -> Any:
         """The connection as it is read. Does not block; an `OSError` ends it."""

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,6 +302,31 @@ def test_tls_is_spoken_and_a_broken_certificate_is_a_clear_error(tmp_path: Path)
     _, other = certified(tmp_path, "other")
     with pytest.raises(ConfigError, match="not usable"):
         tls_context(str(cert), str(other))
+
+
+def test_a_connection_that_is_cut_off_keeps_its_encryption(tmp_path: Path) -> None:
+    cert, key = certified(tmp_path, "server")
+    context = tls_context(str(cert), str(key))
+    trusting = ssl.create_default_context(cafile=str(cert))
+    plain_near, plain_far = socket.socketpair()
+    plain_near.settimeout(10)
+    plain_far.settimeout(10)
+    near = context.wrap_socket(plain_near, server_side=True, do_handshake_on_connect=False)
+    far = trusting.wrap_socket(
+        plain_far, server_hostname="127.0.0.1", do_handshake_on_connect=False
+    )
+    with near, far, Place(context) as own:
+        hands = threading.Thread(target=near.do_handshake)
+        hands.start()
+        far.do_handshake()
+        hands.join(10)
+        server = own.door._server
+        server._open.add(near)
+        server.cut_off(0)
+        server._open.discard(near)
+        assert near.version() is not None, "a writer would go on in plain text"
+        with pytest.raises(OSError):  # noqa: PT011 - of TLS or of the system
+            near.sendall(b"more")
 
 
 def test_a_port_in_use_is_a_clear_error(place: Place) -> None:
