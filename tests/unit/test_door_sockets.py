@@ -9,7 +9,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from k2i_tasks.doors import sockets
 from k2i_tasks.doors.sockets import addresses, cut_off
 
 
@@ -74,7 +73,7 @@ def test_what_cannot_be_looked_at_leaves_no_file_open(
         raise OSError("no socket")
 
     with monkeypatch.context() as broken:
-        broken.setattr(sockets.socket, "socket", refused)
+        broken.setattr(socket, "socket", refused)
         cut_off(addresses("127.0.0.1"), ours.port)
     assert len(os.listdir("/proc/self/fd")) == before
     assert ours.is_open()
