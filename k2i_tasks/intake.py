@@ -67,13 +67,11 @@ class Intake:
         """Whether nothing is given until an operator says so."""
         return self._progress.standstill is not None
 
+    @property
     def at_end(self) -> bool:
-        """Whether all that the topic is known to have was given. Does not block.
-
-        Raises:
-            K2IError: the source cannot be read on.
-        """
-        return not (self._held or self._stops or any(self._source.lag().values()))
+        """Whether all that the topic is known to have was given."""
+        stands = self._held or self._stops or self._source.rebalanced
+        return not (stands or any(self._progress.lag.values()))
 
     def forget(self) -> None:
         """What was polled and not given yet is not ours any more, or is read again.

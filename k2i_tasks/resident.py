@@ -26,8 +26,8 @@ BASE_BYTES = 300 << 20
 BUFFER_TIMES = 1.25
 #: Time between two looks, in seconds.
 LOOK_SECONDS = 0.25
-#: Rest after memory was given back, in times of what that took: a twentieth of the time at most.
-REST_TIMES = 19
+#: Rest after memory was given back, in times of what that took, and at most in seconds.
+REST_TIMES, REST_SECONDS_MAX = 19, 5.0
 _STATM = Path("/proc/self/statm")
 
 
@@ -70,7 +70,7 @@ def bounded(buffer_bytes_max: int) -> Iterator[None]:
                 gc.collect()
                 trim()
                 log.debug("%d MB given back of %d", (before - resident_bytes()) >> 20, before >> 20)
-                ended.wait(REST_TIMES * (time.monotonic() - began))
+                ended.wait(min(REST_SECONDS_MAX, REST_TIMES * (time.monotonic() - began)))
 
     thread = threading.Thread(target=watch, name="k2i-memory", daemon=True)
     thread.start()

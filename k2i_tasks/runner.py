@@ -284,8 +284,8 @@ class Runner:
             self._perform(self._engine.settle(self._clock.monotonic()))
         elif self._intake.lacking:
             self._perform(self._engine.lacks_room(self._intake.lacking, self._clock.monotonic()))
-        elif self._engine.behind and not came and any(self._read(lambda: [self._intake.at_end()])):
-            self._perform(self._engine.caught_up(self._clock.monotonic()))
+        elif not came and self._intake.at_end:
+            self._perform(self._engine.idle(self._clock.monotonic()))
 
     def _take_in(self, wanted: int) -> list[DecodedBatch]:
         engine = self._engine

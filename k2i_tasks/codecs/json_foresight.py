@@ -64,7 +64,11 @@ class Foresight:
         """The payloads of the next page that look as others did which were refused."""
         self._page = page
         self._look(self._clues)
-        return [place for clue in self._clues.values() for place in clue.places]
+        found: set[int] = set()
+        for clue in self._clues.values():
+            if len(found) + len(clue.places) <= _most(page):
+                found.update(clue.places)
+        return sorted(found)
 
     def refused(self, place: int, drift: tuple[str, str] | None) -> list[int]:
         """Those of this page that look as the one does that the fast reader has named.
@@ -95,6 +99,7 @@ class Foresight:
             clue.left = KEPT_RECORDS if found else clue.left - len(self._page)
         kept = [(needle, clue) for needle, clue in self._clues.items() if clue.left > 0]
         self._clues = dict(kept[-CLUES_MAX:])
+        del self._page  # it is large, and the next one may be long in coming
 
     def _slipped(self, place: int) -> list[int]:
         slip = _slip(self._page.payload(place))
@@ -114,13 +119,17 @@ class Foresight:
 
     def _look(self, clues: Mapping[bytes, _Clue]) -> None:
         """Finds the places of these clues in the page."""
-        most = 8 + len(self._page) // SUSPECTS_SHARE
+        most = _most(self._page)
         if BALANCE in clues:
             clues[BALANCE].places = self._page.unbalanced(most)
         needles = [needle for needle in clues if needle != BALANCE]
         if needles:
             for needle, places in zip(needles, self._page.holding(needles, most), strict=True):
                 clues[needle].places = places
+
+
+def _most(page: Page) -> int:
+    return 8 + len(page) // SUSPECTS_SHARE
 
 
 def _member(payload: bytes, name: str, begins: bytes = b"") -> bytes | None:
@@ -142,12 +151,12 @@ def _slip(payload: bytes) -> bytes | None:
         json.loads(payload.decode())
     except json.JSONDecodeError as error:
         text, start, end = error.doc, error.pos, error.pos
-        while start > 0 and text[start - 1] in _SIGNS:
+        least, most = max(0, start - CLUE_BYTES_MAX), min(len(text), end + CLUE_BYTES_MAX)
+        while start > least and text[start - 1] in _SIGNS:
             start -= 1
-        most = min(len(text), end + _WORD_MAX)
-        while end < most and text[end] not in _SIGNS:
+        while end < min(most, error.pos + _WORD_MAX) and text[end] not in _SIGNS:
             end += 1
-        while end < len(text) and text[end] in _SIGNS:
+        while end < most and text[end] in _SIGNS:
             end += 1
         slip = text[start:end]
         # A quote beside it only tells what kind of value it was.

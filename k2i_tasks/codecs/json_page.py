@@ -91,8 +91,10 @@ class Page:
         return text.removeprefix(_BOM).strip(WHITESPACE)
 
     def containing(self, needle: bytes, most: int) -> list[bytes]:
-        """Up to `most` payloads that contain `needle`, from the start of the page."""
-        places = [place for place, text in self._blanked.items() if needle in text]
+        """Up to `most` fit payloads that contain `needle`, from the start of the page."""
+        unfit = set(self.unfit.tolist())
+        blank = ((place, text) for place, text in self._blanked.items() if place not in unfit)
+        places = [place for place, text in blank if needle in text]
         blanked = len(places)
         at = self._body.find(needle)
         while at >= 0 and len(places) < blanked + most:
@@ -133,21 +135,23 @@ class Page:
         """For each needle, of two bytes at least, the fit payloads with it; none if over `most`."""
         rarest = [self._rarest(needle) for needle in needles]
         pairs = {needle[at : at + 2] for needle, at in zip(needles, rarest, strict=True)}
-        places: list[list[int]] = [[] for _ in needles]
-        for low, high in self._blocks():
-            start = int(self._starts[low])
-            chars = self._chars[start : self._ends[high - 1]]
+        places: list[set[int]] = [set() for _ in needles]
+        longest = max(map(len, needles), default=0)
+        # By bytes, not by payloads: a single one may be very large.
+        for start in range(0, len(self._body), _BLOCK_BYTES):
+            chars = self._chars[start : start + _BLOCK_BYTES + longest]
             seen = _pairs(chars, pairs)
             for needle, rare, some in zip(needles, rarest, places, strict=True):
+                if len(some) > most:
+                    continue
                 found = seen - rare
                 found = found[(found >= 0) & (found <= len(chars) - len(needle))]
                 # What is rare first, so that little is left to compare.
                 for at in (rare, rare + 1, *range(len(needle))):
                     found = found[chars[found + at] == needle[at]]
-                if len(found) and len(some) <= most:
-                    owners = np.searchsorted(self._starts, found + start, side="right") - 1
-                    some += self._fit_of(owners)
-        return [some if len(some) <= most else [] for some in places]
+                owners = np.searchsorted(self._starts, found + start, side="right") - 1
+                some.update(self._fit_of(owners))
+        return [sorted(some) if len(some) <= most else [] for some in places]
 
     def _rarest(self, needle: bytes) -> int:
         """Where in a needle the two bytes are that a page has least of."""

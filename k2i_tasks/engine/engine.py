@@ -140,8 +140,9 @@ class Engine:
         self._size = RecordSize()
         #: Bytes of what waits outside because it does not fit; 0 if nothing does.
         self._waiting = 0
-        #: Whether the batch before the open one was full.
-        self._after_full = False
+        #: Whether the topic has had more all the time since the first row of the open batch, and
+        #: whether it had while the batch before was filled: then it was of a backlog.
+        self._is_fed = self._after_backlog = False
         self._prefix = batch_prefix
         self._sealed_count = 0
 
@@ -165,11 +166,6 @@ class Engine:
         """Arrow bytes that may still arrive."""
         return max(0, self.limits.buffer_bytes_max - self.used_bytes)
 
-    @property
-    def behind(self) -> bool:
-        """Whether there are rows that follow a full batch: perhaps the rest of a backlog."""
-        return self._after_full and self._open.first_row_at is not None
-
     def poll_budget(self) -> int:
         """Records to ask for in the next poll; 0 while draining or stopped.
 
@@ -192,7 +188,7 @@ class Engine:
         if self._open.first_position_at is None:
             self._open.first_position_at = now
         if arrival.records and self._open.first_row_at is None:
-            self._open.first_row_at = now
+            self._open.first_row_at, self._is_fed = now, True
         self._open.rows += arrival.records
         self._open.nbytes += arrival.nbytes
         return [*self.tick(now), *self._encode()]
@@ -247,14 +243,16 @@ class Engine:
         self.ledger.add(offsets)
         return actions + self.tick(now)
 
-    def caught_up(self, now: float) -> list[Action]:
+    def idle(self, now: float) -> list[Action]:
         """All that the topic has was read. Idempotent.
 
         The rest of a backlog is sealed now rather than after `flush_interval_seconds`; a topic that
-        trickles makes no more commits for it.
+        comes in drops or bursts makes no more commits for it.
         """
+        self._is_fed = False
         busy = len(self._in_flight) >= self.limits.batches_in_flight_max
-        if self.stopped or busy or not self.behind:
+        rest = self._after_backlog and self._open.first_row_at is not None
+        if self.stopped or busy or not rest:
             return []
         return [self._seal(SealReason.CAUGHT_UP), *self.tick(now)]
 
@@ -289,7 +287,7 @@ class Engine:
         ranges = self.ledger.seal(batch_id)
         self._in_flight[batch_id] = _InFlight(self._open.nbytes, self._open.rows, "flushing")
         self._open = OpenBatch()
-        self._after_full = reason in _FULL
+        self._after_backlog = self._is_fed and reason in _FULL
         return Seal(batch_id, reason, ranges)
 
     def _next_commit(self) -> list[Action]:

@@ -185,7 +185,7 @@ class Process:
         rest = [o for o in self.world.topic[tp] if o >= position]
         taken = rest[: random.randrange(1, engine.poll_budget() + 1)]
         if not taken:
-            self.perform(engine.caught_up(self.now))
+            self.perform(engine.idle(self.now))
             return
         sizes = [random.randrange(100, RECORD_BYTES_MAX) for _ in taken]
         while sum(sizes) > engine.room_bytes and len(sizes) > 1:

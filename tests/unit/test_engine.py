@@ -103,21 +103,21 @@ def test_pressure_pauses_seals_and_resumes() -> None:
 def test_the_rest_of_a_backlog_is_sealed_as_soon_as_the_topic_is_read_to_its_end() -> None:
     e = engine(flush_rows=10, flush_interval_seconds=5, batches_in_flight_max=2)
     e.arrived(rows(0, 12), 0.0)
-    assert e.caught_up(0.1) == []  # all of it is on its way
+    assert e.idle(0.1) == []  # all of it is on its way
     e.arrived(rows(12, 15), 0.2)
-    assert e.caught_up(0.3) == [Seal("b-2", SealReason.CAUGHT_UP, {P0: OffsetRange(12, 15)})]
+    assert e.idle(0.3) == [Seal("b-2", SealReason.CAUGHT_UP, {P0: OffsetRange(12, 15)})]
     e.arrived(rows(15, 16), 0.4)
-    assert e.caught_up(0.5) == []
+    assert e.idle(0.5) == []
 
 
 def test_a_backlogs_rest_waits_while_enough_is_on_its_way() -> None:
     e = engine(flush_rows=10, flush_interval_seconds=5, batches_in_flight_max=1)
     e.arrived(rows(0, 10), 0.0)
     e.arrived(rows(10, 13), 0.1)
-    assert e.caught_up(0.2) == []
+    assert e.idle(0.2) == []
     e.outcome(Flushed("b-1"), 0.3)
     e.outcome(Committed("b-1"), 0.4)
-    assert e.caught_up(0.5) == [Seal("b-2", SealReason.CAUGHT_UP, {P0: OffsetRange(10, 13)})]
+    assert e.idle(0.5) == [Seal("b-2", SealReason.CAUGHT_UP, {P0: OffsetRange(10, 13)})]
 
 
 def test_a_topic_that_trickles_is_sealed_by_the_interval_alone() -> None:
@@ -125,8 +125,18 @@ def test_a_topic_that_trickles_is_sealed_by_the_interval_alone() -> None:
     seals = []
     for second in range(20):
         seals += e.arrived(rows(second, second + 1), float(second))
-        seals += e.caught_up(second + 0.1)
+        seals += e.idle(second + 0.1)
     assert [seal.reason for seal in seals if isinstance(seal, Seal)] == [SealReason.TIME] * 3
+
+
+def test_a_topic_that_comes_in_bursts_makes_no_more_commits_than_without_them() -> None:
+    e = engine(flush_rows=10, flush_interval_seconds=30, batches_in_flight_max=64)
+    seals = []
+    for second in range(60):
+        seals += e.arrived(rows(second * 3, second * 3 + 3), float(second))
+        seals += e.idle(second + 0.1)
+    reasons = [seal.reason for seal in seals if isinstance(seal, Seal)]
+    assert reasons == [SealReason.ROWS] * 15
 
 
 def test_nothing_is_caught_up_with_after_the_end() -> None:
@@ -134,7 +144,7 @@ def test_nothing_is_caught_up_with_after_the_end() -> None:
     e.arrived(rows(0, 10), 0.0)
     e.arrived(rows(10, 11), 0.0)
     e.outcome(Failed("b-1", FencedError("Fenced.")), 0.1)
-    assert e.caught_up(0.2) == []
+    assert e.idle(0.2) == []
 
 
 def test_positions_without_rows_are_committed_now_and_then() -> None:
