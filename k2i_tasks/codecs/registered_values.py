@@ -54,8 +54,11 @@ class MemberReader:
 class Unread(Protocol):
     """Keeps which records had no value since the registry did not know their schema."""
 
-    def unread(self, schema_id: int) -> Mapping[int, OffsetRange]:
+    def unread(self, schema_id: int) -> Mapping[int, Sequence[OffsetRange]]:
         """Where records of this schema have none, by partition."""
+
+    def note_read(self, schema_id: int) -> None:
+        """Records of this schema were read: what has none from now on is apart from before."""
 
     def keep_unread(self, found: Mapping[int, Mapping[int, OffsetRange]]) -> None:
         """Keeps such offsets, by schema and partition, durably. May block; may raise K2IError."""
@@ -115,6 +118,7 @@ class RegisteredValues:
             parts.append(reader.read(group.payloads))
             places[records] = np.arange(read, read + len(records))
             read += len(records)
+            self._unread.note_read(group.writer.schema_id)
             spans = self._unread.unread(group.writer.schema_id)
             places[records[_within(raw, records, spans)]] = -1
         if unknown:
@@ -126,14 +130,14 @@ class RegisteredValues:
 
 
 def _within(
-    raw: RawBatch, records: Indices, spans: Mapping[int, OffsetRange]
+    raw: RawBatch, records: Indices, spans: Mapping[int, Sequence[OffsetRange]]
 ) -> npt.NDArray[np.bool_]:
     """Marks the records that lie in the spans of their partitions."""
     marked = np.zeros(len(records), np.bool_)
-    for partition, span in spans.items():
-        offsets = raw.offsets[records]
-        inside = (offsets >= span.start) & (offsets < span.end)
-        marked |= inside & (raw.partitions[records] == partition)
+    for partition, apart in spans.items():
+        offsets, here = raw.offsets[records], raw.partitions[records] == partition
+        for span in apart:
+            marked |= here & (offsets >= span.start) & (offsets < span.end)
     return marked
 
 

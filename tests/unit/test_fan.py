@@ -13,7 +13,6 @@ import pytest
 from k2i_tasks.errors import Component, IntegrityError, ServiceError, TransientError
 from k2i_tasks.kafka import fan as fans
 from k2i_tasks.kafka import front
-from k2i_tasks.kafka import places as places_module
 from k2i_tasks.kafka.feeds import Feed
 from k2i_tasks.kafka.places import Places
 from k2i_tasks.types import OffsetRange, RawBatch
@@ -341,29 +340,3 @@ def test_the_kept_tables_are_whole_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="cannot be written"):
         places.add({"c": None}, {P0: 0})
     assert list(places.all) == ["a", "b"]
-
-
-def test_where_records_had_no_value_is_kept_with_the_tables_for_the_latest_schemas(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(places_module, "UNREAD_MAX", 2)
-    path = tmp_path / "tables.json"
-    places = Places(path, "t", "rules")
-    places.keep_unread({7: {0: OffsetRange(5, 6)}, 8: {1: OffsetRange(0, 2)}})
-    places.keep_unread({7: {0: OffsetRange(9, 10), 3: OffsetRange(1, 2)}})
-    places.add({"a": "a"}, {P0: 4})
-    # What is known already is not written again.
-    before = path.stat().st_ino
-    places.keep_unread({7: {0: OffsetRange(6, 9)}})
-    assert path.stat().st_ino == before
-    again = Places(path, "t", "rules")
-    assert list(again.all) == ["a"]
-    assert again.unread(7) == {0: OffsetRange(5, 10), 3: OffsetRange(1, 2)}
-    assert again.unread(8) == {1: OffsetRange(0, 2)}
-    again.keep_unread({9: {0: OffsetRange(20, 21)}})
-    assert [bool(again.unread(one)) for one in (7, 8, 9)] == [True, False, True]
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(ServiceError, match=r"tables\.json"):
-        places.keep_unread({10: {0: OffsetRange(0, 1)}})
-    assert not places.unread(10)

@@ -47,8 +47,11 @@ def registry() -> Iterator[FakeRegistry]:
 class Nothing:
     """Keeps nothing."""
 
-    def unread(self, schema_id: int) -> dict[int, OffsetRange]:
+    def unread(self, schema_id: int) -> dict[int, list[OffsetRange]]:
         return {}
+
+    def note_read(self, schema_id: int) -> None:
+        assert schema_id
 
     def keep_unread(self, found: Mapping[int, Mapping[int, OffsetRange]]) -> None:
         assert found
@@ -248,7 +251,29 @@ def test_a_record_without_a_value_for_want_of_its_schema_has_none_once_that_is_k
         assert values(read, *some, start=22) == [None, "x", "x", "x"]
     # What is known of one schema is not of another, nor of another partition.
     assert places.unread(known) == {}
-    assert places.unread(known + 1) == {0: OffsetRange(11, 24)}
+    assert places.unread(known + 1) == {0: (OffsetRange(11, 24),)}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_record_with_a_value_between_two_without_keeps_it(
+    registry: FakeRegistry, tmp_path: Path, restarts: bool
+) -> None:
+    schema = record("R", k="string")
+    known = frame(registry.add("s", json.dumps(schema)), avro(schema, {"k": "x"})[0])
+    path = tmp_path / "tables.json"
+    places = Places(path, "t", "rules")
+    for offset, wanted in ((10, None), (11, "x"), (12, None), (13, None), (14, "x"), (15, None)):
+        answer = status(404, b'{"error_code":40403,"message":"Schema not found"}')
+        registry.always = answer if wanted is None else None
+        if restarts:
+            places = Places(path, "t", "rules")
+        read = reader(registry, "avro", "k", unread=places)
+        assert values(read, known, start=offset) == [wanted]
+    registry.always = None
+    for kept in (places, Places(path, "t", "rules")):
+        read = reader(registry, "avro", "k", unread=kept)
+        wanted_all = ["x", None, "x", None, None, "x", None, "x"]
+        assert values(read, *[known] * 8, start=9) == wanted_all
 
 
 def test_values_that_lead_to_one_table_have_one_key(registry: FakeRegistry) -> None:
