@@ -50,12 +50,10 @@ METADATA_TYPES: dict[str, tuple[IcebergType, ...]] = {
 _PROPERTIES = {
     "format-version": "2",
     "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "100",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "10",
 }
-#: Each commit writes the list of all manifests, and so many of them are made one, which takes what
-#: the entries of all their files do: few in a table without partitions, one for each in another.
-_MERGED_FROM, _MERGED_FROM_PARTITIONED = "20", "100"
 
 
 def iceberg_schema(schema: pa.Schema) -> Schema:
@@ -134,13 +132,7 @@ def create_table(
     spec = partition_spec(wanted, iceberg)
     order = sort_order(wanted, iceberg)
     codec = "uncompressed" if iceberg.compression == "none" else iceberg.compression
-    merged_from = _MERGED_FROM if spec.is_unpartitioned() else _MERGED_FROM_PARTITIONED
-    properties = {
-        **_PROPERTIES,
-        "commit.manifest.min-count-to-merge": merged_from,
-        "write.parquet.compression-codec": codec,
-        **iceberg.properties,
-    }
+    properties = {**_PROPERTIES, "write.parquet.compression-codec": codec, **iceberg.properties}
     location = _location(identifier, iceberg)
     with translated(f"creating table {name}"):
         catalog.create_namespace_if_not_exists(identifier[:-1])

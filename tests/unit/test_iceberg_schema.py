@@ -54,20 +54,15 @@ def test_a_new_table_has_the_properties_that_keep_commits_cheap(tmp_path: Path) 
     table = create_table(catalog_of(config), NAME, SCHEMA, config)
     assert table.metadata.format_version == 2
     assert table.properties["commit.manifest-merge.enabled"] == "true"
-    assert table.properties["commit.manifest.min-count-to-merge"] == "20"
+    assert table.properties["commit.manifest.min-count-to-merge"] == "100"
     assert table.properties["write.metadata.delete-after-commit.enabled"] == "true"
     assert table.properties["write.metadata.previous-versions-max"] == "3"
     assert table.location() == str(tmp_path / "warehouse" / "db" / "events")
 
 
-def test_a_partitioned_table_merges_its_manifests_later(tmp_path: Path) -> None:
-    config = config_at(tmp_path, partition_spec=[{"source_field": "id", "transform": "bucket[4]"}])
-    properties = create_table(catalog_of(config), NAME, SCHEMA, config).properties
-    assert properties["commit.manifest.min-count-to-merge"] == "100"
-
-
 def test_creating_it_again_loads_the_table_that_is_there(tmp_path: Path) -> None:
-    first = create_table(catalog_of(config := config_at(tmp_path)), NAME, SCHEMA, config)
+    config = config_at(tmp_path)
+    first = create_table(catalog_of(config), NAME, SCHEMA, config)
     second = create_table(catalog_of(config), NAME, pa.schema([("other", pa.int64())]), config)
     assert second.metadata.table_uuid == first.metadata.table_uuid
 
