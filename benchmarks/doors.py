@@ -57,6 +57,7 @@ HEAVY = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--lookups", type=int, default=5_000)
+    parser.add_argument("--clients", type=int, default=2, help="that ask beside ingestion")
     parser.add_argument("--rounds", type=int, default=5, help="with a heavy query and without")
     parser.add_argument("--round-seconds", type=float, default=4.0)
     parser.add_argument("--nice", type=int, default=None, help="query.nice, if not its default")
@@ -69,6 +70,7 @@ def run(chosen: argparse.Namespace) -> int:
         where = Path(folder)
         with _serving(where, chosen) as flow:
             found: dict[str, Any] = {"rows": chosen.rows, "targets": TARGETS, **report.machine()}
+            found["clients"] = chosen.clients
             found |= _lookups(flow, chosen)
             found |= _streams(flow, chosen.rows)
             found |= _dashboard(flow)
@@ -112,9 +114,9 @@ def _slowdown(flow: Client, where: Path, chosen: argparse.Namespace) -> dict[str
     alone, beside, dashboard = [], [], []
     for _ in range(chosen.rounds):
         alone.append(_rate(where, chosen.round_seconds))
-        with _asking(where, HEAVY, chosen.round_seconds * 3):
+        with _asking(where, HEAVY, chosen):
             beside.append(_rate(where, chosen.round_seconds))
-        with _asking(where, DASHBOARD, chosen.round_seconds * 3, every_seconds=0.1):
+        with _asking(where, DASHBOARD, chosen, every_seconds=0.1):
             dashboard.append(_rate(where, chosen.round_seconds))
     return {
         "ingest_rows_per_second": round(statistics.median(alone)),
@@ -127,11 +129,13 @@ def _slowdown(flow: Client, where: Path, chosen: argparse.Namespace) -> dict[str
 
 
 @contextmanager
-def _asking(where: Path, sql: str, seconds: float, every_seconds: float = 0.0) -> Iterator[None]:
-    """Two clients that ask this again and again, each in a process of its own."""
+def _asking(
+    where: Path, sql: str, chosen: argparse.Namespace, every_seconds: float = 0.0
+) -> Iterator[None]:
+    """Clients that ask this again and again, each in a process of its own."""
     words = [sys.executable, "-m", "benchmarks.doors", "ask", str(where), sql]
-    words += [str(seconds), str(every_seconds)]
-    clients = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
+    words += [str(chosen.round_seconds * 3), str(every_seconds)]
+    clients = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(chosen.clients)]
     try:
         # Not in the figures: the start of clients, and of the processes that evaluate.
         for one in clients:
@@ -179,8 +183,9 @@ def _show(found: dict[str, Any]) -> None:
     print(f"all rows: {found['stream_mb_per_second']:,} MB/s of {found['stream_mb']} MB")
     print(
         f"decoded and written: {found['ingest_rows_per_second']:,} rows/s alone, "
-        f"{found['beside_heavy']:,} beside two heavy queries ({found['slowdown']}), "
-        f"{found['beside_dashboard']:,} beside two dashboards ({found['slowdown_dashboard']})"
+        f"{found['beside_heavy']:,} beside {found['clients']} heavy queries "
+        f"({found['slowdown']}), {found['beside_dashboard']:,} beside as many dashboards "
+        f"({found['slowdown_dashboard']})"
     )
 
 
