@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,7 @@ def test_the_rest_of_a_backlog_does_not_wait_for_the_interval(
         "K2I_KAFKA_BATCH_SIZE": "1000",
     }
     process = program.start(environ=environ)
-    deadline = time.monotonic() + 60
-    while total_rows(program) < len(written) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(process, lambda: total_rows(program) >= len(written), f"{len(written)} rows")
     process.kill()
     process.communicate()
     assert_exactly_once(landed(program), expected(written))
@@ -273,11 +272,16 @@ def wait_for_snapshot(
     program: Program, process: subprocess.Popen[str], *, more_than: int = 0
 ) -> None:
     """Waits until the table has a new commit with rows; fails with the output if the run ends."""
+    wait_for(process, lambda: snapshots(program) > more_than, "commit")
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool], what: str) -> None:
+    """Waits until `condition` holds; fails with the output if the run ends before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if snapshots(program) > more_than:
+        if condition():
             return
         time.sleep(0.05)
     process.kill()
     output, _ = process.communicate()
-    raise AssertionError(f"no commit within 60 s, exit code {process.returncode}:\n{output}")
+    raise AssertionError(f"no {what} within 60 s, exit code {process.returncode}:\n{output}")
