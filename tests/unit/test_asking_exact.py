@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ NUMBERS = [NEAR - 1, NEAR, NEAR + 1, -NEAR, 2**63 - 1, -(2**63), 5]
 
 
 @pytest.fixture(scope="module")
-def numbers() -> Engine:
+def numbers() -> Iterator[Engine]:
     whole = pa.table(
         {
             "id": pa.array(NUMBERS, pa.int64()),
@@ -28,7 +29,9 @@ def numbers() -> Engine:
             "tenth": pa.array([Decimal(n % 100) + Decimal("0.1") for n in NUMBERS]),
         }
     )
-    return limited({"demo.n": ArrowView("demo.n", whole.slice(0, 3), whole.slice(3))})
+    one = limited({"demo.n": ArrowView("demo.n", whole.slice(0, 3), whole.slice(3))})
+    yield one
+    one.close()
 
 
 @pytest.mark.parametrize(
