@@ -13,8 +13,9 @@ from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_columns import LearnedColumns
 from k2i_tasks.codecs.json_foresight import Foresight
+from k2i_tasks.codecs.json_pace import Pace
 from k2i_tasks.codecs.json_page import Page
-from k2i_tasks.codecs.json_reading import PART_RECORDS_MAX, Piece, Reading
+from k2i_tasks.codecs.json_reading import Piece, Reading
 from k2i_tasks.codecs.metadata import MetadataColumns
 from k2i_tasks.codecs.rules import Rules
 from k2i_tasks.codecs.wire import conform
@@ -51,7 +52,7 @@ class JsonDecoder:
     ) -> None:
         self._metadata = columns
         self._max_message_bytes = max_message_bytes
-        self._part_records = PART_RECORDS_MAX
+        self._pace = Pace()
         self._foresight = Foresight()
         self._columns = LearnedColumns(
             columns,
@@ -87,11 +88,8 @@ class JsonDecoder:
         """
         page = Page(values, self._max_message_bytes)
         self._columns.create(page)
-        reading = Reading(
-            self._columns, page, part_records=self._part_records, foresight=self._foresight
-        )
+        reading = Reading(self._columns, page, pace=self._pace, foresight=self._foresight)
         pieces, errors = reading.run()
-        self._part_records = reading.part_records
         payload = {field.name: _joined(pieces, field) for field in self._columns.plan.typed}
         return payload, errors
 

@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.json_columns import LearnedColumns, Plan
 from k2i_tasks.codecs.json_foresight import Foresight
+from k2i_tasks.codecs.json_pace import PART_RECORDS_MAX, Pace
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_rows import MisfitError, Notes
+from k2i_tasks.codecs.parallel import at_once, processors
 from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
 from k2i_tasks.errors import DecodeError
 
@@ -20,13 +22,8 @@ from k2i_tasks.errors import DecodeError
 LEAF_RECORDS = 16
 #: Records that may hold the literal that was refused; with more of them halving is cheaper.
 SUSPECTS_MAX = 8
-#: Size of one fast reading: halved after a refusal, doubled after so many clean ones. A refused one
-#: is half wasted, and a small one costs more for each record. What is read is taken together again,
-#: since making columns of it costs much for each part.
-CLEAN_PARTS = 3
-PART_RECORDS_MIN = 512
-PART_RECORDS_MAX = 4096
-PART_BYTES_MAX = 32 * 1024 * 1024
+#: Most bytes that are read at once, and fewest that are worth a thread's while.
+PART_BYTES_MAX, SHARE_BYTES_MIN = 32 * 1024 * 1024, 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +40,8 @@ class Reading:
     Args:
         columns: the columns to read for; it learns on the way.
         page: the payloads.
-        part_records: size of the first fast reading.
+        pace: how much is read at once; it learns on the way.
         foresight: what the pages before have told of payloads that are refused; it learns too.
-
-    Attributes:
-        part_records: size of the next fast reading, adapted to how often they are refused.
     """
 
     def __init__(
@@ -55,19 +49,17 @@ class Reading:
         columns: LearnedColumns,
         page: Page,
         *,
-        part_records: int,
+        pace: Pace,
         foresight: Foresight,
     ) -> None:
         self._columns = columns
         self._page = page
-        self.part_records = part_records
+        self._pace = pace
         self._pieces: list[Piece] = []
         self._errors: dict[int, DecodeError] = {}
         #: Payloads that would be refused, the same rising, and reasons: each is looked at once.
         self._aside: set[int] = set(page.unfit.tolist())
         self._suspects: Rows = page.unfit
-        #: Read since the last refusal, or since the size of a part changed.
-        self._clean_records = 0
         self._foresight = foresight
         self._set_aside(foresight.begin(page))
 
@@ -75,19 +67,57 @@ class Reading:
         """Pieces in record order, and place -> reason for the dead letters."""
         at = 0
         while at < len(self._page):
-            limit = self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX)
-            tables, end = self._tables(at, limit)
-            if tables:
-                try:
-                    self._fit(at, end, pa.concat_tables(tables))
-                except RefusedError:
-                    self._part(at, end)
-            if end < limit:
-                at, end = end, self._page.end_of(end, self.part_records, PART_BYTES_MAX)
-                self._part(at, end)
+            if self._pace.wide:
+                end = self._page.end_of(at, len(self._page), PART_BYTES_MAX)
+                self._wide(at, end)
+            else:
+                end = self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX)
+                self._narrow(at, end)
             at = end
         self._foresight.end(self._errors)
         return self._pieces, self._errors
+
+    def _wide(self, start: int, end: int) -> None:
+        """Payloads [start, end), shared out among the processors."""
+        plan = self._columns.plan
+
+        def read(share: tuple[int, int]) -> pa.Table | RefusedError:
+            try:
+                return self._page.read(*share, plan.fast)
+            except RefusedError as refused:
+                return refused
+
+        shares = self._page.shares(start, end, processors(), SHARE_BYTES_MIN)
+        for (low, high), found in zip(shares, at_once(read, shares), strict=True):
+            if isinstance(found, RefusedError):
+                self._pace.refused()
+                self._names_one(low, found)
+                self._narrow(low, high)
+                continue
+            self._pace.read(high - low)
+            # Columns that came since were not looked for.
+            if self._columns.plan is not plan or not self._fits(low, high, found):
+                self._narrow(low, high)
+
+    def _fits(self, low: int, high: int, table: pa.Table) -> bool:
+        """Takes payloads [low, high) as they were read; whether that could be."""
+        try:
+            self._fit(low, high, table)
+        except RefusedError:
+            return False
+        return True
+
+    def _narrow(self, at: int, stop: int) -> None:
+        """Payloads [at, stop), in parts of the size that is refused seldom."""
+        while at < stop:
+            limit = min(stop, self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX))
+            tables, end = self._tables(at, limit)
+            if tables and not self._fits(at, end, pa.concat_tables(tables)):
+                self._part(at, end)
+            at = end
+            if end < limit:
+                at = min(limit, end + self._pace.part_records)
+                self._part(end, at)
 
     def _tables(self, start: int, limit: int) -> tuple[list[pa.Table], int]:
         """Payloads from `start` on as the reader gives them, in parts, and the end of them.
@@ -99,20 +129,16 @@ class Reading:
         tables: list[pa.Table] = []
         at, refusals = start, 0
         while at < limit:
-            end = min(limit, at + self.part_records)
+            end = min(limit, at + self._pace.part_records)
             try:
                 tables.append(self._page.read(at, end, schema))
             except RefusedError as refused:
                 refusals += 1
-                self._clean_records = 0
-                self.part_records = max(self.part_records // 2, PART_RECORDS_MIN)
+                self._pace.refused()
                 if refusals > _budget(limit - start) or not self._names_one(at, refused):
                     break
                 continue
-            self._clean_records += end - at
-            if self._clean_records >= CLEAN_PARTS * self.part_records:
-                self._clean_records = 0
-                self.part_records = min(self.part_records * 2, PART_RECORDS_MAX)
+            self._pace.read(end - at)
             at = end
         return tables, at
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k2i_tasks.codecs import MetadataColumns, make_decoder
+from k2i_tasks.codecs import MetadataColumns, json_reading, make_decoder
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
 from k2i_tasks.types import DecodedBatch, OffsetRange, RawBatch, TopicPartition
@@ -51,7 +51,12 @@ def decode_all(
         "json", columns=COLUMNS, table_schema=table, max_message_bytes=4000, mode=mode
     )
     if not exact:
-        return [decoder.decode(batch_of(values)) for values in batches]
+        # Several shares of each page, though it is small.
+        with (
+            patch.object(json_reading, "SHARE_BYTES_MIN", 64),
+            patch.object(json_reading, "processors", return_value=3),
+        ):
+            return [decoder.decode(batch_of(values)) for values in batches]
     with patch.object(Page, "read", side_effect=RefusedError()):
         return [decoder.decode(batch_of(values)) for values in batches]
 

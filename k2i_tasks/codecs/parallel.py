@@ -1,0 +1,51 @@
+"""Work that releases the interpreter's lock, on all processors at once.
+
+Threads of our own and not Arrow's: those are started by whoever needs them first, and keep its
+priority, which may be that of a query. Pieces are to be large, a few milliseconds or more: each
+thread waits for the lock at the beginning and at the end of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: More would wait for the one thread that makes use of what they give.
+PROCESSORS_MAX = 8
+
+
+@cache
+def processors() -> int:
+    """Processors that this process may use, `PROCESSORS_MAX` at most."""
+    # The system's number where it cannot tell ours: macOS.
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
+    return min(count, PROCESSORS_MAX)
+
+
+@cache
+def _others() -> ThreadPoolExecutor:
+    """Threads for all but the one that asks, started when they are first needed."""
+    return ThreadPoolExecutor(max(1, processors() - 1), thread_name_prefix="k2i-decode")
+
+
+def at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What `work` gives for each item, in order; the first one on this thread.
+
+    Blocks. Raises what `work` raised, once none is at work any more.
+    """
+    if len(items) < 2:
+        return [work(item) for item in items]
+    futures = [_others().submit(work, item) for item in items[1:]]
+    try:
+        first = work(items[0])
+    finally:
+        for future in futures:
+            future.exception()  # waits
+    return [first, *(future.result() for future in futures)]
