@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -36,16 +36,16 @@ def _others() -> ThreadPoolExecutor:
 
 
 def at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """What `work` gives for each item, in order; the first one on this thread.
+    """What `work` gives for each item, in order; of the first, and whatever nobody began, here.
 
-    Blocks. Raises what `work` raised, once none is at work any more.
+    Blocks. Raises what `work` raised, once none is at work any more; what was not begun then is not.
     """
-    if len(items) < 2:
-        return [work(item) for item in items]
-    futures = [_others().submit(work, item) for item in items[1:]]
+    others = [(item, _others().submit(work, item)) for item in items[1:]]
     try:
-        first = work(items[0])
+        results = [work(item) for item in items[:1]]
+        for item, future in others:
+            # The threads may be busy with what others of ours have asked for.
+            results.append(work(item) if future.cancel() else future.result())
     finally:
-        for future in futures:
-            future.exception()  # waits
-    return [first, *(future.result() for future in futures)]
+        wait([future for _, future in others if not future.cancel()])
+    return results

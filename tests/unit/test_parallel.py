@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from k2i_tasks.codecs.parallel import at_once, processors
+from k2i_tasks.codecs.parallel import _others, at_once, processors
 
 
 def test_results_are_in_order_and_the_first_is_made_here() -> None:
@@ -14,7 +14,6 @@ def test_results_are_in_order_and_the_first_is_made_here() -> None:
     seen = at_once(lambda n: (n, threading.current_thread()), list(range(20)))
     assert [n for n, _ in seen] == list(range(20))
     assert seen[0][1] is here
-    assert all(thread is not here for _, thread in seen[1:])
     assert at_once(lambda n: n, []) == []
 
 
@@ -24,15 +23,27 @@ def test_two_are_at_work_at_the_same_time() -> None:
     at_once(lambda _: both.wait(), [1, 2])
 
 
+def test_what_nobody_has_begun_is_done_here() -> None:
+    free = threading.Event()
+    busy = [_others().submit(free.wait, 30) for _ in range(processors())]
+    here = threading.current_thread()
+    seen = at_once(lambda n: (n, threading.current_thread()), list(range(9)))
+    free.set()
+    assert seen == [(n, here) for n in range(9)]
+    assert all(future.result() for future in busy)
+
+
 @pytest.mark.parametrize("bad", [0, 3])
-def test_an_error_is_raised_once_all_work_is_over(bad: int) -> None:
+def test_an_error_is_raised_once_no_work_is_under_way(bad: int) -> None:
+    begun: list[int] = []
     done: list[int] = []
 
     def work(n: int) -> None:
+        begun.append(n)
         if n == bad:
             raise ValueError(n)
         done.append(n)
 
     with pytest.raises(ValueError, match=str(bad)):
         at_once(work, list(range(6)))
-    assert sorted(done) == [n for n in range(6) if n != bad]
+    assert sorted(done) == sorted(n for n in begun if n != bad)
