@@ -14,7 +14,7 @@ from benchmarks.figure import LIMIT, OTHERS, OURS
 
 WARNING = "#b3261e"
 #: Of the stages of a timeline, in order.
-STAGE_COLOURS = ("#0b6e4f", "#5aa98b", "#2f5d8a", "#d08c2a", "#9b8bb4", "#c4cad1")
+STAGE_COLOURS = ("#0b6e4f", "#5aa98b", "#a9d3bf", "#2f5d8a", "#d08c2a", "#9b8bb4", "#c4cad1")
 
 
 def scaling(report: Mapping[str, Any], path: Path) -> None:

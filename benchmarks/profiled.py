@@ -1,9 +1,9 @@
 """The program with clocks in it: `python -m benchmarks.profiled` is `k2i` for `profile`.
 
-CPU of the thread that does a stage, by its own clock; of the Kafka client's threads, what the
-kernel says. The sums are written after each commit to the file that `STAGES_FILE` names. The one
-that `THREADS_FILE` names, if it does, gets a line `id name` for each thread of Python's: their
-names reach the system from Python 3.14 on only.
+CPU of the thread that does a stage, by its own clock; of the Kafka client's threads and of those
+that decode a share, what the kernel says. The sums are written after each commit to the file that
+`STAGES_FILE` names. The one that `THREADS_FILE` names, if it does, gets a line `id name` for each
+thread of Python's: their names reach the system from Python 3.14 on only.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from k2i_tasks.operations import Operations
 
 STAGES_FILE = "BENCHMARK_STAGES_FILE"
 THREADS_FILE = "BENCHMARK_THREADS_FILE"
+#: What the names of threads begin with that decode a share of a batch.
+DECODERS = "k2i-decode"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 _sums: dict[str, float] = defaultdict(float)
@@ -50,17 +52,21 @@ def _clocked(owner: Any, method: str, stage: str) -> None:
     setattr(owner, method, outer)
 
 
-def _client_seconds() -> float:
-    """CPU of librdkafka's threads so far."""
-    total = 0
+def _thread_seconds() -> dict[str, float]:
+    """CPU so far of librdkafka's threads, and of those that decode a share."""
+    found = {"client": 0, "shares": 0}
+    named = {str(one.native_id) for one in threading.enumerate() if one.name.startswith(DECODERS)}
     for task in Path("/proc/self/task").iterdir():
         try:
             text = (task / "stat").read_text("utf-8", errors="replace")
         except OSError:
             continue  # it has just ended
+        ticks = sum(map(int, text[text.rindex(")") + 2 :].split()[11:13]))
         if "(rdk:" in text:
-            total += sum(map(int, text[text.rindex(")") + 2 :].split()[11:13]))
-    return total / _TICKS
+            found["client"] += ticks
+        elif task.name in named:
+            found["shares"] += ticks
+    return {name: ticks / _TICKS for name, ticks in found.items()}
 
 
 def _count_slow_records() -> None:
@@ -112,12 +118,8 @@ class _Consumer(Consumer):
 
 
 def _now() -> dict[str, float]:
-    """CPU seconds of the process and of the client's threads, and the time."""
-    return {
-        "process": time.process_time(),
-        "client": _client_seconds(),
-        "wall": time.monotonic(),
-    }
+    """CPU seconds of the process and of some of its threads, and the time."""
+    return {"process": time.process_time(), **_thread_seconds(), "wall": time.monotonic()}
 
 
 if __name__ == "__main__":

@@ -20,20 +20,21 @@ from typing import Any
 from benchmarks import drawing, report
 from benchmarks import topic as topics
 from benchmarks.ingested import EndedError, ingest, program_of
-from benchmarks.profiled import THREADS_FILE
+from benchmarks.profiled import DECODERS, THREADS_FILE
 from benchmarks.services import Services, services
 
 #: Stage, in order, and what is done in it.
 STAGES = {
     "client": "Kafka client's threads",
     "main": "consume and decode",
+    "shares": "decode, the other shares",
     "files": "Parquet files",
     "commit": "Iceberg commits",
     "native": "threads of Arrow and other libraries",
     "rest": "the rest",
 }
 #: First part of a Python thread's name -> its stage.
-NAMES = {"k2i-flush": "files", "k2i-upload": "files", "k2i-commit": "commit"}
+NAMES = {DECODERS: "shares", "k2i-flush": "files", "k2i-upload": "files", "k2i-commit": "commit"}
 #: What the first field of the line counts, time on a processor, in seconds.
 _NANOSECONDS = 1e-9
 

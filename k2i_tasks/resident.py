@@ -26,8 +26,10 @@ BASE_BYTES = 300 << 20
 BUFFER_TIMES = 1.25
 #: Time between two looks, in seconds.
 LOOK_SECONDS = 0.25
-#: Rest after memory was given back, in times of what that took, and at most in seconds.
+#: Rest after memory was given back, in times of what that took, and at most in seconds; none from
+#: so many times that size on.
 REST_TIMES, REST_SECONDS_MAX = 19, 5.0
+URGENT_TIMES = 1.15
 _STATM = Path("/proc/self/statm")
 
 
@@ -64,13 +66,15 @@ def bounded(buffer_bytes_max: int) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
+        rested = 0.0
         while not ended.wait(LOOK_SECONDS):
             before, began = resident_bytes(), time.monotonic()
-            if before > limit:
+            if before > (limit if began >= rested else URGENT_TIMES * limit):
                 gc.collect()
                 trim()
                 log.debug("%d MB given back of %d", (before - resident_bytes()) >> 20, before >> 20)
-                ended.wait(min(REST_SECONDS_MAX, REST_TIMES * (time.monotonic() - began)))
+                now = time.monotonic()
+                rested = now + min(REST_SECONDS_MAX, REST_TIMES * (now - began))
 
     thread = threading.Thread(target=watch, name="k2i-memory", daemon=True)
     thread.start()
