@@ -110,7 +110,6 @@ def _profiled(
 def _per_million(sums: Mapping[str, float], messages: int) -> dict[str, float]:
     seconds = {stage: sums.get(stage, 0.0) for stage in ("consume", "decode", "write", "commit")}
     seconds["client"] = sums["client"] - sums["client_before"]
-    seconds["decode"] += sums["shares"] - sums["shares_before"]
     seconds["columns"] = sums["poll"] - sums["consume"]
     seconds["rest"] = sums["process"] - sums["process_before"] - sum(seconds.values())
     found = {stage: round(seconds[stage] / messages * 1e6, 3) for stage in STAGES}

@@ -85,7 +85,9 @@ def _write_after_commit(operations: Any) -> None:
 
     def outer(*args: Any) -> Any:
         landed = inner(*args)
-        text = json.dumps({**_sums, **_now()})
+        now = _now()
+        # No share is decoded before the first message.
+        text = json.dumps({**_sums, **now, "decode": _sums["decode"] + now["shares"]})
         Path(os.environ[STAGES_FILE]).write_text(text, encoding="utf-8")
         return landed
 
