@@ -26,10 +26,10 @@ BASE_BYTES = 300 << 20
 BUFFER_TIMES = 1.25
 #: Time between two looks, in seconds.
 LOOK_SECONDS = 0.25
-#: Rest after memory was given back, in times of what that took, and at most in seconds; none from
-#: so many times that size on.
+#: Rest after memory was given back, in times of what that took, and at most in seconds.
 REST_TIMES, REST_SECONDS_MAX = 19, 5.0
-URGENT_TIMES = 1.15
+#: From so many times that size on the rest ends once a good part of it has come anew.
+URGENT_TIMES, ANEW_SHARE = 1.15, 0.05
 _STATM = Path("/proc/self/statm")
 
 
@@ -66,14 +66,16 @@ def bounded(buffer_bytes_max: int) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
-        rested = 0.0
+        rested, left = 0.0, 0
         while not ended.wait(LOOK_SECONDS):
             before, began = resident_bytes(), time.monotonic()
-            if before > (limit if began >= rested else URGENT_TIMES * limit):
+            # What was left is in use: to look through it again would give nothing back.
+            urgent = max(URGENT_TIMES * limit, left + ANEW_SHARE * limit)
+            if before > (limit if began >= rested else urgent):
                 gc.collect()
                 trim()
-                log.debug("%d MB given back of %d", (before - resident_bytes()) >> 20, before >> 20)
-                now = time.monotonic()
+                left, now = resident_bytes(), time.monotonic()
+                log.debug("%d MB given back of %d", (before - left) >> 20, before >> 20)
                 rested = now + min(REST_SECONDS_MAX, REST_TIMES * (now - began))
 
     thread = threading.Thread(target=watch, name="k2i-memory", daemon=True)

@@ -67,7 +67,7 @@ class Reading:
         """Pieces in record order, and place -> reason for the dead letters."""
         at = 0
         while at < len(self._page):
-            if self._pace.wide:
+            if self._pace.wide and processors() > 1:
                 end = self._page.end_of(at, len(self._page), PART_BYTES_MAX)
                 self._wide(at, end)
             else:
@@ -85,7 +85,9 @@ class Reading:
             try:
                 return self._page.read(*share, plan.fast)
             except RefusedError as refused:
-                return refused
+                # What its frames hold would be kept with it: the page, and what was read of it.
+                refused.__context__ = None
+                return refused.with_traceback(None)
 
         shares = self._page.shares(start, end, processors(), SHARE_BYTES_MIN)
         for (low, high), found in zip(shares, at_once(read, shares), strict=True):
@@ -94,9 +96,10 @@ class Reading:
                 self._names_one(low, found)
                 self._narrow(low, high)
                 continue
-            self._pace.read(high - low)
             # Columns that came since were not looked for.
-            if self._columns.plan is not plan or not self._fits(low, high, found):
+            if self._columns.plan is plan and self._fits(low, high, found):
+                self._pace.read(high - low)
+            else:
                 self._narrow(low, high)
 
     def _fits(self, low: int, high: int, table: pa.Table) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -38,14 +38,32 @@ def _others() -> ThreadPoolExecutor:
 def at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """What `work` gives for each item, in order; of the first, and whatever nobody began, here.
 
-    Blocks. Raises what `work` raised, once none is at work any more; what was not begun then is not.
+    Blocks. Raises what `work` raised, once none is at work any more; no more is begun then.
     """
-    others = [(item, _others().submit(work, item)) for item in items[1:]]
+    futures: list[Future[Result] | None] = []
     try:
+        futures += [_begun(work, item) for item in items[1:]]
         results = [work(item) for item in items[:1]]
-        for item, future in others:
-            # The threads may be busy with what others of ours have asked for.
-            results.append(work(item) if future.cancel() else future.result())
+        for number, item in enumerate(items[1:]):
+            results.append(_result(work, item, futures[number]))
     finally:
-        wait([future for _, future in others if not future.cancel()])
+        wait([future for future in futures if future is not None and not future.cancel()])
+        # An error knows this frame, and a future its error: a circle, and the items are large.
+        futures.clear()
     return results
+
+
+def _begun(work: Callable[[Item], Result], item: Item) -> Future[Result] | None:
+    """None where no thread is to be had: the system gives no more, or the process is at its end."""
+    try:
+        return _others().submit(work, item)
+    except RuntimeError:
+        return None
+
+
+def _result(work: Callable[[Item], Result], item: Item, future: Future[Result] | None) -> Result:
+    try:
+        # The threads may be busy with what others of ours have asked for.
+        return work(item) if future is None or future.cancel() else future.result()
+    finally:
+        del future

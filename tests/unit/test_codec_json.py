@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from k2i_tasks.codecs import json_reading
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
+from tests.unit.asking_world import becomes
 from tests.unit.codec_batches import (
     COLUMNS,
     batch_of,
@@ -191,6 +195,31 @@ def test_one_bad_record_in_a_hundred_thousand_costs_a_few_readings(
     before = read
     decoder.decode(batch_of(spoilt))
     assert read - before < 1.3 * len(values), "in parts still"
+
+
+def test_a_page_is_let_go_also_when_some_of_it_was_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pages: list[weakref.ref[Page]] = []
+    whole = Page.read
+
+    def seen(page: Page, start: int, end: int, schema: pa.Schema) -> pa.Table:
+        pages.append(weakref.ref(page))
+        return whole(page, start, end, schema)
+
+    monkeypatch.setattr(Page, "read", seen)
+    monkeypatch.setattr(json_reading, "SHARE_BYTES_MIN", 1_000)
+    monkeypatch.setattr(json_reading, "processors", lambda: 3)
+    values: list[bytes | None] = [f'{{"a":{i},"c":"x"}}'.encode() for i in range(1_000)]
+    decoder = decoder_of()
+    decoder.decode(batch_of(values))
+    values[100] = b'{"a":"1","c":"x"}'
+    gc.disable()
+    try:
+        assert codes(decoder.decode(batch_of(values))) == ["json.type_mismatch"]
+        assert becomes(lambda: not any(page() for page in pages))
+    finally:
+        gc.enable()
 
 
 @pytest.fixture
