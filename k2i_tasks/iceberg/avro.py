@@ -1,8 +1,10 @@
-"""Manifest lists and manifests, read for their paths alone, and never read short.
+"""Manifest lists and manifests, never read short; and read for their paths alone.
 
-PyIceberg takes a file that is cut anywhere for one that ends there. Where files are deleted for not
-being listed that would delete what is needed, so each file's end is looked at, and each manifest's
-count of live files.
+PyIceberg takes a file that is cut anywhere for one that ends there, and its decoder reads on behind
+the end, into memory that is not its own. Where files are deleted for not being listed that would
+delete what is needed, and a commit that builds on such a list would lose files: so each file's
+header and end are looked at before it is decoded (`reading.correct` has PyIceberg do so, too), and,
+where paths are read, each manifest's count of live files.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from pyiceberg.avro.file import AvroFile
+from pyiceberg.avro.decoder import StreamingBinaryDecoder
+from pyiceberg.avro.file import MAGIC, META_SCHEMA, AvroFile, AvroFileHeader
+from pyiceberg.avro.resolver import construct_reader
 from pyiceberg.io import FileIO, InputFile, InputStream
 from pyiceberg.manifest import (
     DEFAULT_READ_VERSION,
@@ -30,6 +34,7 @@ from pyiceberg.manifest import (
 )
 from pyiceberg.schema import Schema
 from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.typedef import StructProtocol
 
 from k2i_tasks.errors import Component, TransientError
 from k2i_tasks.iceberg.errors import translated
@@ -161,15 +166,45 @@ def _records(
     types: dict[int, Any],
     enums: dict[int, Any],
 ) -> list[Any]:
-    with translated(f"reading {path}"):
-        with files.new_input(path).open() as stream:
+    reading = translated(f"reading {path}")
+    with reading, WholeAvroFile[Any](files.new_input(path), schema, types, enums) as reader:
+        return list(reader)
+
+
+Row = TypeVar("Row", bound=StructProtocol)
+
+
+class WholeAvroFile(AvroFile[Row]):
+    """PyIceberg's reader of a file that is whole."""
+
+    def __enter__(self) -> WholeAvroFile[Row]:
+        """Reads the file. May block.
+
+        Raises:
+            TransientError: it came cut, or something else came.
+        """
+        path = self.input_file.location
+        with self.input_file.open() as stream:
             data = stream.read()
-        with AvroFile[Any](_Bytes(path, data), schema, types, enums) as reader:
-            # Before anything is decoded: PyIceberg's decoder reads on behind the end of what is
-            # cut, into memory that is not its own.
-            if not data.endswith(reader.header.sync):
-                raise _short(path, "ends in the middle")
-            return list(reader)
+        sync = _header(path, data).sync
+        if not data.endswith(sync):
+            raise _short(path, "ends in the middle")
+        self.input_file = _Bytes(path, data)
+        super().__enter__()
+        return self
+
+
+def _header(path: str, data: bytes) -> AvroFileHeader:
+    """By the decoder that is slower, and minds where the data ends."""
+    if not data.startswith(MAGIC):
+        raise _short(path, "is no Avro file")
+    try:
+        found: AvroFileHeader = construct_reader(META_SCHEMA, {-1: AvroFileHeader}).read(
+            StreamingBinaryDecoder(data)
+        )
+    except (EOFError, ValueError) as error:
+        raise _short(path, "ends in its header, or is garbled there") from error
+    return found
 
 
 def _short(path: str, what: str) -> TransientError:
@@ -177,5 +212,5 @@ def _short(path: str, what: str) -> TransientError:
         f"{path} was not read whole: it {what}.",
         component=Component.STORAGE,
         remedy="Another answer than the file came from the store, or the file is damaged. "
-        "Nothing is deleted.",
+        "Nothing is committed or deleted because of it.",
     )

@@ -1,8 +1,9 @@
-"""Two corrections to PyIceberg's reader: nulls stay nulls, and a file can be read by and by.
+"""Corrections to PyIceberg's readers: nulls stay nulls, files come by and by, metadata whole.
 
 PyIceberg 0.12 rebuilds such lists from their offsets alone and so reads each null as an empty
-list; whatever is read to be written again would be changed by that. And it lets Arrow decode a file
-ahead of whoever reads its rows, to the end. Tests tell when a correction is not needed any more.
+list; whatever is read to be written again would be changed by that. It lets Arrow decode a file
+ahead of whoever reads its rows, to the end. What it makes of cut manifests is told in `avro`. Tests
+tell when a correction is not needed any more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyiceberg.io.pyarrow as reader
 from pyarrow import dataset
+from pyiceberg import manifest
 from pyiceberg.table import FileScanTask
 from pyiceberg.types import ListType, MapType
+
+from k2i_tasks.iceberg.avro import WholeAvroFile
 
 
 class NullKeepingProjection(reader.ArrowProjectionVisitor):
@@ -116,3 +120,4 @@ def correct() -> None:
     """Puts the corrections in place for this process. Idempotent."""
     reader.ArrowProjectionVisitor = NullKeepingProjection  # type: ignore[misc]
     reader.ds = _Dataset()  # type: ignore[attr-defined]
+    manifest.AvroFile = WholeAvroFile  # type: ignore[attr-defined]

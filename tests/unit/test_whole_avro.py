@@ -86,8 +86,33 @@ def test_a_manifest_that_is_cut_anywhere_is_told(table: Table) -> None:
     assert live_files(table.io, manifest)
 
 
-def test_garbage_is_an_error_of_ours(table: Table) -> None:
+GARBAGE = [
+    b"<html>502 Bad Gateway</html>",
+    b"Obj\x01<html>502 Bad Gateway</html>",
+    b"Obj\x01\xff\xff",
+]
+
+
+@pytest.mark.parametrize("data", GARBAGE)
+def test_garbage_is_an_error_of_ours(table: Table, data: bytes) -> None:
     manifest = manifests_of(table.io, table.metadata.snapshots[-1])[0]
-    local(manifest.path).write_bytes(b"<html>502 Bad Gateway</html>")
+    local(manifest.path).write_bytes(data)
     with pytest.raises(K2IError):
         live_files(table.io, manifest)
+
+
+def test_pyiceberg_is_told_too_where_it_reads_by_itself(table: Table) -> None:
+    """A commit builds on the list that it reads: what was cut off would be lost."""
+    snapshot = table.metadata.snapshots[-1]
+    path = local(snapshot.manifest_list)
+    whole = path.read_bytes()
+    for data in (*GARBAGE, *(whole[:length] for length in range(0, len(whole), 7))):
+        path.write_bytes(data)
+        with pytest.raises(TransientError):
+            snapshot.manifests(table.io)
+    path.write_bytes(whole)
+    entries = snapshot.manifests(table.io)[0]
+    manifest = local(entries.manifest_path)
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    with pytest.raises(TransientError):
+        entries.fetch_manifest_entry(table.io)
