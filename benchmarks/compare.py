@@ -37,6 +37,8 @@ from benchmarks.services import Services, services
 WARM_UP = ("drain", "k2i")
 #: Longest that a table may go without growing, in seconds.
 PATIENCE_SECONDS = 240.0
+#: Between two looks at a table, in seconds.
+LOOK_SECONDS = 0.5
 #: Figures of a run, of which median, least and most are told.
 FIGURES = (
     "cpu_seconds_per_million_rows",
@@ -190,16 +192,17 @@ def _completed(engine: Engine, job: Job, process: subprocess.Popen[bytes]) -> fl
         if not engine.table and code == 0:
             return now
         if engine.table:
-            seen = int(_summary(job).get("total-records", 0))
+            seen, committed_at = _newest(job)
             if seen >= job.topic.messages:
-                return time.monotonic()
+                return time.monotonic() - max(0.0, time.time() - committed_at)
             if seen > rows:
                 rows, grown = seen, now
         if code is not None or now - grown > PATIENCE_SECONDS:
             log = (job.folder / "output.log").read_text("utf-8", errors="replace")
             what = "does not go on" if code is None else f"ended with {code}"
             raise StalledError(f"{engine.title} {what} at {rows} rows\n{log[-4000:]}")
-        time.sleep(0.1)
+        # Each look costs the catalog something; its snapshots say when they were made.
+        time.sleep(LOOK_SECONDS)
 
 
 def _found(engine: Engine, job: Job) -> dict[str, Any]:
@@ -227,19 +230,22 @@ def _found(engine: Engine, job: Job) -> dict[str, Any]:
             job.topic, table.metadata_location, typed=engine.typed, coordinates=engine.coordinates
         )
     found["table_equals_topic"] = found.pop("equals_topic")
-    size = int(_summary(job).get("total-files-size", 0))
+    snapshot = table.current_snapshot()
+    summary = snapshot.summary if snapshot is not None else None
+    size = int(summary.additional_properties.get("total-files-size", 0)) if summary else 0
     return {**found, "snapshots": len(table.snapshots()), "table_mb": round(size / 1e6, 1)}
 
 
-def _summary(job: Job) -> dict[str, str]:
-    """The summary of the table's newest snapshot; empty while there is none."""
+def _newest(job: Job) -> tuple[int, float]:
+    """Rows of the table by its newest snapshot, and when that was made, unix seconds; 0: none."""
     try:
         snapshot = job.rest.load_table(job.identifier).current_snapshot()
     except NoSuchTableError:
-        return {}
+        return 0, 0.0
     if snapshot is None or snapshot.summary is None:
-        return {}
-    return dict(snapshot.summary.additional_properties)
+        return 0, 0.0
+    rows = int(snapshot.summary.additional_properties.get("total-records", 0))
+    return rows, snapshot.timestamp_ms / 1000
 
 
 def _summed_up(engine: Engine, found: list[Outcome]) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 #: More than what clients talk about before the first fetch.
 FIRST_BYTES = 300_000
-EVERY_SECONDS = 0.1
+#: Between two looks, before and after the first bytes: connections are looked at only till then.
+EVERY_SECONDS, LATER_SECONDS = 0.1, 0.25
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -72,17 +73,23 @@ class Meter:
             self._error = error
 
     def _look(self) -> None:
+        bytes_seen = 0
         while not self._done.is_set():
-            pids = tree(self._pid)
+            children = _children()
+            pids = tree(self._pid, children)
             cpu = sum(map(cpu_seconds, pids))
             root = _stat(self._pid)
             if root is None or root[0] == "Z":
                 return  # it has ended
             self.peak_rss_mb = max(self.peak_rss_mb, sum(map(peak_mb, pids)))
-            bytes_seen = received(pids, self._port)
-            beside = sum(cpu_seconds(each) for root in self._services for each in tree(root))
+            begun = bytes_seen >= FIRST_BYTES
+            if not begun:
+                bytes_seen = received(pids, self._port)
+            beside = sum(
+                cpu_seconds(each) for root in self._services for each in tree(root, children)
+            )
             self.samples.append(Sample(time.monotonic(), cpu, bytes_seen, beside))
-            self._done.wait(EVERY_SECONDS)
+            self._done.wait(LATER_SECONDS if begun else EVERY_SECONDS)
 
     def first_data(self) -> Sample:
         """The last look before the topic's first bytes.
@@ -100,13 +107,24 @@ class Meter:
         return next((each for each in self.samples if each.at >= moment), self.samples[-1])
 
 
-def tree(root: int) -> list[int]:
-    """The process and all that descend from it."""
+def _children() -> dict[int, list[int]]:
+    """All processes by their parents."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         fields = _stat(int(name)) if name.isdigit() else None
         if fields is not None:
             children.setdefault(int(fields[1]), []).append(int(name))
+    return children
+
+
+def tree(root: int, children: Mapping[int, Sequence[int]] | None = None) -> list[int]:
+    """The process and all that descend from it.
+
+    Args:
+        root: its id.
+        children: all processes by their parents; looked at now when None.
+    """
+    children = _children() if children is None else children
     found = [root]
     for pid in found:
         found += children.get(pid, [])
