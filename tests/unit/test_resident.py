@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -39,3 +40,29 @@ def test_holes_are_given_back_by_a_large_process_alone(base_mb: int, wanted: str
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("grows", "trims"), [(0, 1), (resident.BASE_BYTES // 5, 2)])
+def test_a_rest_ends_early_only_where_much_has_come_since(
+    monkeypatch: pytest.MonkeyPatch, grows: int, trims: int
+) -> None:
+    """Far above its size, of which nothing can be given back."""
+    given_back: list[int] = []
+    looks = 0
+    enough = threading.Event()
+
+    def size() -> int:
+        nonlocal looks
+        looks += 1
+        if looks > 40:
+            enough.set()
+        return 2 * resident.BASE_BYTES + (grows if looks > 20 else 0)
+
+    monkeypatch.setattr(resident, "resident_bytes", size)
+    monkeypatch.setattr(resident, "trimmer", lambda: lambda: given_back.append(looks))
+    monkeypatch.setattr(resident, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(resident, "REST_TIMES", 1e9)
+    monkeypatch.setattr(resident, "REST_SECONDS_MAX", 3_600.0)
+    with resident.bounded(0):
+        assert enough.wait(30)
+    assert len(given_back) == trims
