@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,8 @@ from k2i_tasks.codecs.json_rows import MisfitError, Notes
 from k2i_tasks.codecs.parallel import at_once, processors
 from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
 from k2i_tasks.errors import DecodeError
+
+Error = TypeVar("Error", bound=Exception)
 
 #: A refused part of this size is decoded record by record; a larger one is halved.
 LEAF_RECORDS = 16
@@ -67,9 +69,10 @@ class Reading:
         """Pieces in record order, and place -> reason for the dead letters."""
         at = 0
         while at < len(self._page):
-            if self._pace.wide and processors() > 1:
-                end = self._page.end_of(at, len(self._page), PART_BYTES_MAX)
-                self._wide(at, end)
+            shares = self._shares(at)
+            if len(shares) > 1:
+                end = shares[-1][1]
+                self._wide(shares)
             else:
                 end = self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX)
                 self._narrow(at, end)
@@ -77,19 +80,23 @@ class Reading:
         self._foresight.end(self._errors)
         return self._pieces, self._errors
 
-    def _wide(self, start: int, end: int) -> None:
-        """Payloads [start, end), shared out among the processors."""
+    def _shares(self, start: int) -> list[tuple[int, int]]:
+        """Payloads from `start` on, shared out among the processors; in fewer than two for none."""
+        if not self._pace.wide:
+            return []
+        end = self._page.end_of(start, len(self._page), PART_BYTES_MAX)
+        return self._page.shares(start, end, processors(), SHARE_BYTES_MIN)
+
+    def _wide(self, shares: Sequence[tuple[int, int]]) -> None:
+        """Shares of a page, all of them at once."""
         plan = self._columns.plan
 
         def read(share: tuple[int, int]) -> pa.Table | RefusedError:
             try:
                 return self._page.read(*share, plan.fast)
             except RefusedError as refused:
-                # What its frames hold would be kept with it: the page, and what was read of it.
-                refused.__context__ = None
-                return refused.with_traceback(None)
+                return _alone(refused)
 
-        shares = self._page.shares(start, end, processors(), SHARE_BYTES_MIN)
         for (low, high), found in zip(shares, at_once(read, shares), strict=True):
             if isinstance(found, RefusedError):
                 self._pace.refused()
@@ -258,9 +265,7 @@ class Reading:
             try:
                 row = self._row(self._page.payload(place))
             except DecodeError as error:
-                # What its frames hold would be kept with it, and they cost more than the rest.
-                self._errors[place] = error.with_traceback(None)
-                error.__context__ = None
+                self._errors[place] = _alone(error)
                 if place not in self._aside:
                     self._set_aside(self._foresight.erred(place, error))
             if self._columns.plan is not plan:
@@ -302,6 +307,12 @@ class Reading:
 def _budget(records: int) -> int:
     """Refusals of so many records after which it is cheaper to read them one by one."""
     return 8 + records // 64
+
+
+def _alone(error: Error) -> Error:
+    """Without its frames: the page and what was read of it would be kept with them."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _conformed(wires: Mapping[str, pa.Array], learned: pa.Schema) -> dict[str, pa.Array] | None:

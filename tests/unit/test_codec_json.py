@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from k2i_tasks.codecs import json_reading
+from k2i_tasks.codecs.json_pace import PART_RECORDS_MAX
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
 from tests.unit.asking_world import becomes
@@ -167,14 +168,13 @@ def test_json_text_is_known_again_after_a_restart() -> None:
     assert payload(decode(again, b'{"f":"x"}', b'{"f":1}')) == [{"f": '"x"'}, {"f": "1"}]
 
 
-def test_one_bad_record_in_a_hundred_thousand_costs_a_few_readings(
+def test_one_bad_record_costs_a_few_readings_and_few_exact_decodings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values: list[bytes | None] = [f'{{"a":{i},"c":"x"}}'.encode() for i in range(20_000)]
     decoder = decoder_of()
     decoder.decode(batch_of(values))
-    spoilt = [*values]
-    spoilt[11_111] = b'{"a":"1","c":"x"}'
+    values[11_111] = b'{"a":"1","c":"x"}'
     read = 0
     whole = Page.read
 
@@ -184,17 +184,41 @@ def test_one_bad_record_in_a_hundred_thousand_costs_a_few_readings(
         return whole(page, start, end, schema)
 
     monkeypatch.setattr(Page, "read", counted)
+    decoded = decoder.decode(batch_of(values))
+    assert codes(decoded) == ["json.type_mismatch"]
+    assert decoded.table.num_rows == 19_999
+    assert read < 1.3 * len(values)
+
+
+def test_one_bad_record_in_a_hundred_thousand_costs_a_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values: list[bytes | None] = [f'{{"a":{i},"c":"x"}}'.encode() for i in range(20_000)]
+    decoder = decoder_of()
+    decoder.decode(batch_of(values))
+    spoilt = [*values]
+    spoilt[11_111] = b'{"a":"1","c":"x"}'
+    read: list[int] = []
+    whole = Page.read
+
+    def counted(page: Page, start: int, end: int, schema: pa.Schema) -> pa.Table:
+        read.append(end - start)
+        return whole(page, start, end, schema)
+
+    monkeypatch.setattr(Page, "read", counted)
+    monkeypatch.setattr(json_reading, "SHARE_BYTES_MIN", 1_000)
+    monkeypatch.setattr(json_reading, "processors", lambda: 2)
     decoded = decoder.decode(batch_of(spoilt))
     assert codes(decoded) == ["json.type_mismatch"]
     assert decoded.table.num_rows == 19_999
-    # The whole page at most, and parts from then on.
-    assert read < 2.2 * len(values)
-    for _ in range(4):
-        assert decoder.decode(batch_of(values)).table.num_rows == 20_000
-    assert read < 1.3 * 5 * len(values)
-    before = read
-    decoder.decode(batch_of(spoilt))
-    assert read - before < 1.3 * len(values), "in parts still"
+    # One of the two again, in parts from then on.
+    assert max(read) > PART_RECORDS_MAX
+    assert sum(read) < 1.6 * len(values)
+    read.clear()
+    for batch in (*[values] * 4, spoilt):
+        decoder.decode(batch_of(batch))
+    assert max(read) <= PART_RECORDS_MAX
+    assert sum(read) < 1.1 * 5 * len(values)
 
 
 def test_a_page_is_let_go_also_when_some_of_it_was_refused(
