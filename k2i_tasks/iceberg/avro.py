@@ -39,6 +39,8 @@ from pyiceberg.typedef import StructProtocol
 from k2i_tasks.errors import Component, TransientError
 from k2i_tasks.iceberg.errors import translated
 
+Row = TypeVar("Row", bound=StructProtocol)
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -171,9 +173,6 @@ def _records(
         return list(reader)
 
 
-Row = TypeVar("Row", bound=StructProtocol)
-
-
 class WholeAvroFile(AvroFile[Row]):
     """PyIceberg's reader of a file that is whole."""
 
@@ -186,8 +185,7 @@ class WholeAvroFile(AvroFile[Row]):
         path = self.input_file.location
         with self.input_file.open() as stream:
             data = stream.read()
-        sync = _header(path, data).sync
-        if not data.endswith(sync):
+        if not data.endswith(_header(path, data).sync):
             raise _short(path, "ends in the middle")
         self.input_file = _Bytes(path, data)
         super().__enter__()
