@@ -13,6 +13,7 @@ from k2i_tasks.codecs.base import assemble
 from k2i_tasks.codecs.infer import is_json_text
 from k2i_tasks.codecs.json_columns import LearnedColumns
 from k2i_tasks.codecs.json_foresight import Foresight
+from k2i_tasks.codecs.json_habit import Habit
 from k2i_tasks.codecs.json_pace import Pace
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_reading import Piece, Reading
@@ -54,6 +55,7 @@ class JsonDecoder:
         self._max_message_bytes = max_message_bytes
         self._pace = Pace()
         self._foresight = Foresight()
+        self._habit = Habit()
         self._columns = LearnedColumns(
             columns,
             table_schema,
@@ -88,7 +90,9 @@ class JsonDecoder:
         """
         page = Page(values, self._max_message_bytes)
         self._columns.create(page)
-        reading = Reading(self._columns, page, pace=self._pace, foresight=self._foresight)
+        reading = Reading(
+            self._columns, page, pace=self._pace, foresight=self._foresight, habit=self._habit
+        )
         pieces, errors = reading.run()
         payload = {field.name: _joined(pieces, field) for field in self._columns.plan.typed}
         return payload, errors

@@ -23,6 +23,9 @@ import pyarrow as pa
 import pyarrow.json
 
 from k2i_tasks.codecs.json_exact import WHITESPACE
+from k2i_tasks.codecs.json_layout import LEAD_BYTES_MAX, Layout
+from k2i_tasks.codecs.json_walk import HEAD_BYTES, Walk
+from k2i_tasks.codecs.vector import MAX_BYTES, Source
 from k2i_tasks.codecs.wire import RefusedError
 
 Places = npt.NDArray[np.int64]
@@ -44,6 +47,8 @@ _BLOCK_BYTES, _SAMPLE_BYTES = 256 * 1024, 8 * 1024
 _TEXTS = 64
 _IS_WHITE = np.isin(np.arange(256), list(WHITESPACE))
 _TOMBSTONE = b"{}"
+#: What may be looked at behind the last payload.
+_ROOM = b" " * (LEAD_BYTES_MAX + HEAD_BYTES + 16)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -72,12 +77,13 @@ class Page:
         for place in short.tolist():
             texts[place] = texts[place].ljust(len(_TOMBSTONE))
         sizes[short] = len(_TOMBSTONE)
-        # With an empty piece at the end, for another newline without another copy.
-        self._body = bytearray(b"\n").join([*texts, b""])
+        # With a piece at the end, for another newline and room without another copy.
+        self._body = bytearray(b"\n").join([*texts, _ROOM])
         self._chars = np.frombuffer(self._body, np.uint8)
         self._ends = np.cumsum(sizes + 1) - 1
         self._starts = self._ends - sizes
         self._buffer = pa.py_buffer(self._body)
+        self._walk: Walk | None = None
         #: What was in the places that are blank.
         self._blanked: dict[int, bytes] = {}
         self.unfit: Places = np.array(self._unfit(), np.int64)
@@ -247,6 +253,28 @@ class Page:
         if table.num_rows != end - start:
             raise RefusedError
         return table
+
+    def walk(
+        self, start: int, end: int, layout: Layout, schema: pa.Schema
+    ) -> tuple[pa.Table, Places] | None:
+        """Payloads [start, end) as `read` has them, by their layout. Must not block.
+
+        Args:
+            start, end: places, start < end.
+            layout: what is expected of each.
+            schema: columns, of types that can be walked.
+
+        Returns:
+            One row each, and the places of those that are not as expected, rising, whose rows mean
+            nothing. None if there are more bytes than can be.
+        """
+        if len(self._body) > MAX_BYTES:
+            return None
+        if self._walk is None:
+            self._walk = Walk(Source(self._chars, len(self._body) - len(_ROOM)))
+        starts, ends = self._starts[start:end], self._ends[start:end]
+        table, unlike = self._walk.read(starts, ends, layout, schema)
+        return table, unlike + start
 
     def _unfit(self) -> list[int]:
         """The places that cannot be read; takes away byte order marks."""

@@ -11,10 +11,18 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.json_columns import LearnedColumns, Plan
 from k2i_tasks.codecs.json_foresight import Foresight
+from k2i_tasks.codecs.json_habit import (
+    LESSONS,
+    UNLIKE_MIN,
+    UNLIKE_SHARE,
+    WALK_RECORDS_MAX,
+    Habit,
+)
 from k2i_tasks.codecs.json_pace import PART_RECORDS_MAX, Pace
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_rows import MisfitError, Notes
 from k2i_tasks.codecs.parallel import at_once, processors
+from k2i_tasks.codecs.vector import NO_ROWS
 from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
 from k2i_tasks.errors import DecodeError
 
@@ -44,6 +52,7 @@ class Reading:
         page: the payloads.
         pace: how much is read at once; it learns on the way.
         foresight: what the pages before have told of payloads that are refused; it learns too.
+        habit: how the documents are laid out; it learns too.
     """
 
     def __init__(
@@ -53,21 +62,28 @@ class Reading:
         *,
         pace: Pace,
         foresight: Foresight,
+        habit: Habit,
     ) -> None:
         self._columns = columns
         self._page = page
         self._pace = pace
+        self._habit = habit
         self._pieces: list[Piece] = []
         self._errors: dict[int, DecodeError] = {}
         #: Payloads that would be refused, the same rising, and reasons: each is looked at once.
         self._aside: set[int] = set(page.unfit.tolist())
         self._suspects: Rows = page.unfit
         self._foresight = foresight
-        self._set_aside(foresight.begin(page))
+        #: Whether payloads that will be refused are to be found beforehand.
+        self._foresees = False
 
     def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
         """Pieces in record order, and place -> reason for the dead letters."""
-        at = 0
+        at = self._walked()
+        if at == len(self._page):
+            return self._pieces, self._errors
+        self._foresees = True
+        self._set_aside(self._foresight.begin(self._page))
         while at < len(self._page):
             shares = self._shares(at)
             if len(shares) > 1:
@@ -79,6 +95,29 @@ class Reading:
             at = end
         self._foresight.end(self._errors)
         return self._pieces, self._errors
+
+    def _walked(self) -> int:
+        """Reads what is laid out as expected, from the start of the page on; up to where."""
+        page, habit, at = self._page, self._habit, 0
+        while at < len(page):
+            plan, end = self._columns.plan, min(at + WALK_RECORDS_MAX, len(page))
+            layout = habit.layout(plan.fast, end - at, page.sample)
+            found = None if layout is None else page.walk(at, end, layout, plan.fast)
+            if found is None:
+                break
+            table, unlike = found
+            strange = np.setdiff1d(unlike, self._suspects, assume_unique=True)
+            if len(strange):
+                few = np.linspace(0, len(strange) - 1, LESSONS).astype(np.int64)
+                habit.learn(map(page.payload, strange[np.unique(few)].tolist()))
+            if len(strange) > UNLIKE_MIN + (end - at) // UNLIKE_SHARE:
+                habit.failed()
+                break
+            habit.held()
+            if not self._fits(at, end, table, unlike):
+                break
+            at = end
+        return at
 
     def _shares(self, start: int) -> list[tuple[int, int]]:
         """Payloads from `start` on, shared out among the processors; in fewer than two for none."""
@@ -109,10 +148,10 @@ class Reading:
             else:
                 self._narrow(low, high)
 
-    def _fits(self, low: int, high: int, table: pa.Table) -> bool:
+    def _fits(self, low: int, high: int, table: pa.Table, unlike: Rows = NO_ROWS) -> bool:
         """Takes payloads [low, high) as they were read; whether that could be."""
         try:
-            self._fit(low, high, table)
+            self._fit(low, high, table, unlike)
         except RefusedError:
             return False
         return True
@@ -208,8 +247,13 @@ class Reading:
     def _fast(self, low: int, high: int) -> None:
         self._fit(low, high, self._page.read(low, high, self._columns.plan.fast))
 
-    def _fit(self, low: int, high: int, table: pa.Table) -> None:
+    def _fit(self, low: int, high: int, table: pa.Table, unlike: Rows = NO_ROWS) -> None:
         """Takes payloads [low, high) as they were read, the doubtful ones exactly.
+
+        Args:
+            low, high: places.
+            table: a row for each.
+            unlike: the places whose rows mean nothing.
 
         Raises:
             RefusedError: more of them are doubtful than it seems.
@@ -220,9 +264,9 @@ class Reading:
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
         first, end = np.searchsorted(self._suspects, (low, high))
-        exact = self._suspects[first:end] - low
+        exact = np.union1d(self._suspects[first:end], unlike) - low
         # Those are blank, so that they fit; any others have to be taken out.
-        doubtful = self._doubtful(wires, texts=False)
+        doubtful = np.setdiff1d(self._doubtful(wires, texts=False), exact, assume_unique=True)
         columns = None if len(doubtful) else _conformed(wires, plan.learned)
         if columns is None:
             doubtful = np.union1d(doubtful, self._doubtful(wires, texts=True))
@@ -266,7 +310,7 @@ class Reading:
                 row = self._row(self._page.payload(place))
             except DecodeError as error:
                 self._errors[place] = _alone(error)
-                if place not in self._aside:
+                if self._foresees and place not in self._aside:
                     self._set_aside(self._foresight.erred(place, error))
             if self._columns.plan is not plan:
                 # What was read for the columns as they were is not what they are read as now.

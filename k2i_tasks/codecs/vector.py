@@ -64,18 +64,27 @@ class Source:
             data = padded
         self.data = np.ascontiguousarray(data)
         self.arrow = pa.py_buffer(self.data)
-        # One word begins at every byte: numpy gathers them unaligned.
-        size = len(self.data)
-        self._words = np.ndarray((size - 7,), "<u8", buffer=self.data, strides=(1,))
-        self._halves = np.ndarray((size - 3,), "<u4", buffer=self.data, strides=(1,))
+        # One word begins at every byte. As bytes without a meaning, since numpy gathers numbers
+        # that are not aligned at half the speed.
+        self._words = self._pieces(8)
+        self._halves = self._pieces(4)
 
     def words(self, cursors: Positions) -> npt.NDArray[np.uint64]:
         """The 8 bytes at each cursor, the first the lowest; cursors not above `end` + 8."""
-        return self._words[cursors]
+        return self._words[cursors].view("<u8")
 
     def halves(self, cursors: Positions) -> npt.NDArray[np.uint32]:
         """The 4 bytes at each cursor, the first the lowest; cursors not above `end` + 12."""
-        return self._halves[cursors]
+        return self._halves[cursors].view("<u4")
+
+    def windows(self, cursors: Positions, size: int) -> npt.NDArray[np.uint8]:
+        """The `size` bytes at each cursor, uint8 [n, size]; as many must follow it."""
+        found: npt.NDArray[np.uint8] = self._pieces(size)[cursors].view(np.uint8)
+        return found.reshape(len(cursors), size)
+
+    def _pieces(self, size: int) -> npt.NDArray[np.void]:
+        count = len(self.data) - size + 1
+        return np.ndarray((count,), f"V{size}", buffer=self.data, strides=(1,))
 
 
 class Read(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from k2i_tasks.codecs import json_reading
+from k2i_tasks.codecs import json_habit, json_reading
 from k2i_tasks.codecs.json_pace import PART_RECORDS_MAX
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
@@ -169,7 +169,7 @@ def test_json_text_is_known_again_after_a_restart() -> None:
 
 
 def test_one_bad_record_costs_a_few_readings_and_few_exact_decodings(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, unwalked: None
 ) -> None:
     values: list[bytes | None] = [f'{{"a":{i},"c":"x"}}'.encode() for i in range(20_000)]
     decoder = decoder_of()
@@ -191,7 +191,7 @@ def test_one_bad_record_costs_a_few_readings_and_few_exact_decodings(
 
 
 def test_one_bad_record_in_a_hundred_thousand_costs_a_share(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, unwalked: None
 ) -> None:
     values: list[bytes | None] = [f'{{"a":{i},"c":"x"}}'.encode() for i in range(20_000)]
     decoder = decoder_of()
@@ -222,7 +222,7 @@ def test_one_bad_record_in_a_hundred_thousand_costs_a_share(
 
 
 def test_a_page_is_let_go_also_when_some_of_it_was_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, unwalked: None
 ) -> None:
     pages: list[weakref.ref[Page]] = []
     whole = Page.read
@@ -247,8 +247,14 @@ def test_a_page_is_let_go_also_when_some_of_it_was_refused(
 
 
 @pytest.fixture
-def refusals(monkeypatch: pytest.MonkeyPatch) -> list[RefusedError]:
-    """What the fast reader has refused."""
+def unwalked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents are read by Arrow's reader only, whatever their layout."""
+    monkeypatch.setattr(json_habit, "WALK_RECORDS_MIN", 1_000_000)
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch, unwalked: None) -> list[RefusedError]:
+    """What Arrow's reader has refused."""
     refused: list[RefusedError] = []
     whole = Page.read
 
