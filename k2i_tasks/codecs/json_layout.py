@@ -24,7 +24,7 @@ _CLOSING = re.compile(rb" *\}")
 _ITEM = re.compile(rb" *[\[,] *")
 _EMPTY_LIST = re.compile(rb"\[ *\]")
 _LIST_END = re.compile(rb" *\]")
-_SCALAR = re.compile(rb'"[^"\\\x00-\x1f]*"|-?[0-9][0-9.eE+-]*|true|false|null')
+_SCALAR = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*"|-?[0-9][0-9.eE+-]*|true|false|null')
 
 
 class UnlikeError(Exception):

@@ -7,7 +7,7 @@ byte that is zero, or less than another), and D. Lemire, "Quickly parsing eight 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,7 @@ class Heads:
         """Nothing that can be read is there from now on."""
         self._windows[places] = 0
 
-    def behind(self, size: int) -> Heads:
+    def skip(self, size: int) -> Heads:
         """The same without their first bytes."""
         return Heads(self._windows, self._at + size)
 
@@ -106,6 +106,26 @@ class Heads:
     def _view(self, kind: str, place: int) -> npt.NDArray[np.uint64]:
         count, size = self._windows.shape
         return np.ndarray((count,), kind, self._windows, self._at + place, (size,))
+
+
+class Found(NamedTuple):
+    """Values of n places.
+
+    Args:
+        array: n values, null where there is none.
+        after: n cursors behind them; the document's end where it is not as expected.
+    """
+
+    array: pa.Array
+    after: Positions
+
+
+def behind(
+    after: Positions, fits: Mask, heads: Heads, cursors: Positions, ends: Positions
+) -> Positions:
+    """Cursors behind values: `after` where one fits, else behind a null, else the end."""
+    nulls = heads.begins(b"null")
+    return np.where(fits, after, np.where(nulls, cursors + len("null"), ends))
 
 
 def digits(words: Words) -> tuple[Words, Positions]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k2i_tasks.codecs import json_habit, make_decoder
+from k2i_tasks.codecs import json_habit, json_texts, make_decoder
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
 from k2i_tasks.types import DecodedBatch
@@ -52,17 +52,34 @@ NUMBERS = st.one_of(
 TEXTS = st.one_of(
     st.text(max_size=40).map(lambda text: json.dumps(text, ensure_ascii=False)),
     st.text("abcdefgh", min_size=0, max_size=100).map(json.dumps),
+    st.text('ab"ö\n\\', max_size=120).map(json.dumps),
+    st.text('a"ö', max_size=120).map(lambda text: json.dumps(text, ensure_ascii=False)),
+    st.sampled_from([r'"\x"', r'"\ud800"', r'"\ud83d\ude00"', '"' + "x" * 70 + r'\n"', r'"\"']),
     st.sampled_from(['"\t"', '"a\\u0041"', '"', '"12345678"', '"1234567"', '"ö' + "x" * 15 + '"']),
 )
 TIMES = st.sampled_from(
     ['"2024-01-01T00:00:00Z"', '"2024-01-01T00:00:00.123+02:00"', '"2024-02-30T00:00:00Z"', '"x"']
 )
 FLAGS = st.sampled_from(["true", "false", "True", "tru", "falsey"])
-KINDS: dict[str, st.SearchStrategy[str]] = {
-    "small": st.one_of(st.integers(-5, 5).map(str), INTEGERS),
+#: What programs write into each column, and what may be found there once in a while.
+SOUND: dict[str, st.SearchStrategy[str]] = {
+    "small": st.integers(-(2**31) + 1, 2**31 - 1).map(str),
+    "whole": st.integers(-(2**63) + 1, 2**63 - 1).map(str),
+    "real": st.one_of(
+        st.floats(-1e9, 1e9).map(repr), st.decimals(-(10**9), 10**9, places=2).map(str)
+    ),
+    "rough": st.sampled_from(["0.5", "-2", "1.25"]),
+    "text": st.text(st.characters(exclude_characters='"\\', exclude_categories=["Cc", "Cs"])).map(
+        '"{}"'.format
+    ),
+    "when": st.sampled_from(['"2024-01-01T00:00:00Z"', '"2024-01-01T00:00:00.123+02:00"']),
+    "flag": st.sampled_from(["true", "false"]),
+}
+ODD: dict[str, st.SearchStrategy[str]] = {
+    "small": INTEGERS,
     "whole": INTEGERS,
     "real": NUMBERS,
-    "rough": st.one_of(st.sampled_from(["0.5", "-2", "1e3"]), NUMBERS),
+    "rough": NUMBERS,
     "text": TEXTS,
     "when": TIMES,
     "flag": FLAGS,
@@ -84,31 +101,29 @@ def _list(style: Style, items: Sequence[str]) -> str:
     return "[" + f",{style[2]}".join(items) + "]"
 
 
-def _nullable(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return st.one_of(values, values, values, st.just("null"))
-
-
 @st.composite
 def _value(draw: st.DrawFn, name: str, style: Style) -> str:
-    def several(values: st.SearchStrategy[str]) -> str:
-        return _list(style, draw(st.lists(_nullable(values), max_size=3)))
+    def one(kind: str) -> str:
+        chance = draw(st.integers(0, 24))
+        return "null" if not chance else draw((ODD if chance == 1 else SOUND)[kind])
 
-    if draw(st.integers(0, 9)) == 0:
+    def several(item: Callable[[], str]) -> str:
+        return _list(style, [item() for _ in range(draw(st.integers(0, 3)))])
+
+    if not draw(st.integers(0, 19)):
         return "null"
     if name == "inner":
-        inner = draw(_nullable(TEXTS.map(lambda text: _object(style, [("z", text)]))))
-        return _object(style, [("x", draw(_nullable(INTEGERS))), ("y", inner)])
+        inner = "null" if not draw(st.integers(0, 9)) else _object(style, [("z", one("text"))])
+        return _object(style, [("x", one("whole")), ("y", inner)])
     if name == "numbers":
-        return several(NUMBERS)
+        return several(lambda: one("real"))
     if name == "words":
-        return several(TEXTS)
+        return several(lambda: one("text"))
     if name == "lines":
-        texts = draw(st.lists(st.tuples(TEXTS, INTEGERS), max_size=3))
-        return _list(style, [_object(style, [("sku", a), ("count", b)]) for a, b in texts])
+        return several(lambda: _object(style, [("sku", one("text")), ("count", one("small"))]))
     if name == "deep":
-        lists = draw(st.lists(st.lists(INTEGERS, max_size=2), max_size=2))
-        return _list(style, [_list(style, inner) for inner in lists])
-    return draw(KINDS[name])
+        return several(lambda: several(lambda: one("whole")))
+    return one(name)
 
 
 def _spoilt(text: bytes, place: int, how: int, sign: bytes) -> bytes:
@@ -130,17 +145,17 @@ def streams(draw: st.DrawFn) -> list[list[bytes | None]]:
     batches: list[list[bytes | None]] = []
     for _ in range(draw(st.integers(1, 3))):
         batch: list[bytes | None] = []
-        for _ in range(draw(st.integers(1, 12))):
-            missing = draw(st.sets(st.sampled_from(names), max_size=1))
-            kept = [name for name in names if name not in missing] if draw(st.booleans()) else names
+        for _ in range(draw(st.integers(1, 20))):
+            missing = draw(st.sampled_from([None, None, None, *names]))
+            kept = [name for name in names if name != missing]
             text = _object(style, [(name, draw(_value(name, style))) for name in kept])
             value = text.encode("utf-8", "replace")
-            if draw(st.integers(0, 4)) == 0:
+            if not draw(st.integers(0, 14)):
                 sign = draw(
                     st.sampled_from([b'"', b",", b"}", b"{", b" ", b"\\", b"0", b"\xff", b"\n"])
                 )
                 value = _spoilt(value, draw(st.integers(0, 10_000)), draw(st.integers(0, 3)), sign)
-            batch.append(draw(st.sampled_from([value, value, value, value, None])))
+            batch.append(value if draw(st.integers(0, 19)) else None)
         batches.append(batch)
     return batches
 
@@ -153,6 +168,7 @@ def decode_all(
     )
     with (
         patch.object(json_habit, "WALK_RECORDS_MIN", 1 if walks else 10**9),
+        patch.object(json_texts, "ESCAPED_SHARE", 1),
         patch.object(Page, "read", side_effect=RefusedError()),
     ):
         return [decoder.decode(batch_of(values)) for values in batches]

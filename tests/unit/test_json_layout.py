@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_what_is_inside_of_lists_and_objects_is_learned_where_there_is_some() ->
         b'{"a":{"x":1}}',
         b'{"a":[1]}',
         b'{"\\u0061":1}',
-        b'{"b":"\\n"}',
+        b'{"b":"\\"}',
         b'{"a":\n1}',
         b'{"a":1,' + b" " * LEAD_BYTES_MAX + b'"b":"x"}',
         b'{"c":{}}',
@@ -133,6 +134,28 @@ def test_bad_records_among_documents_of_one_layout_are_found_by_the_walk(
     wanted = [number for number in range(RECORDS) if number not in (7, 500, 1_999)]
     assert decoded.table.column("a").to_pylist() == wanted
     assert readings == []
+
+
+def test_texts_with_a_backslash_are_read_as_they_are_meant(readings: list[int]) -> None:
+    texts = [f"x{number}" for number in range(RECORDS)]
+    texts[3], texts[4], texts[5] = '"', "a\n\\", "\u00e9" * 40 + "\U0001f600"
+    values: list[bytes | None] = [
+        json.dumps({"a": number, "b": text}).encode() for number, text in enumerate(texts)
+    ]
+    values[7] = b'{"a": 7, "b": "\\ud800"}'
+    values[8] = b'{"a": 8, "b": "\\q"}'
+    values[9] = b'{"a": 9, "b": "\\"}'
+    decoded = decoder_of([("a", pa.int64()), ("b", pa.string())]).decode(batch_of(values))
+    assert codes(decoded) == ["json.lone_surrogate", "json.syntax", "json.syntax"]
+    assert decoded.table.column("b").to_pylist() == texts[:7] + texts[10:]
+    assert readings == []
+
+
+def test_where_most_texts_have_a_backslash_they_are_read_otherwise(readings: list[int]) -> None:
+    values: list[bytes | None] = [b'{"a":%d,"b":"\\n"}' % number for number in range(RECORDS)]
+    decoded = decoder_of([("a", pa.int64()), ("b", pa.string())]).decode(batch_of(values))
+    assert decoded.table.column("b").to_pylist() == ["\n"] * RECORDS
+    assert sum(readings) == RECORDS
 
 
 def test_members_that_some_documents_lack_are_learned_on_the_way(readings: list[int]) -> None:
