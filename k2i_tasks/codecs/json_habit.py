@@ -12,7 +12,7 @@ from k2i_tasks.codecs.json_walk import is_walkable
 #: Fewer documents are not worth the steps of a walk.
 WALK_RECORDS_MIN = 512
 #: Documents that are read in one walk, at most: its columns are to fit a processor's cache.
-WALK_RECORDS_MAX = 20_480
+WALK_RECORDS_MAX = 10_240
 #: Documents that a layout is learned from at once.
 LESSONS = 16
 #: One in so many documents, and a few, may be unlike the layout: each is read exactly.

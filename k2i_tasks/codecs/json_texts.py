@@ -65,10 +65,13 @@ def _sizes(source: Source, heads: Heads, cursors: Positions) -> Positions:
     """Bytes between a quote at the cursor and the next quote, backslash or control sign."""
     sizes = plain(heads.word(1))
     for size in range(WORD, _TEXT_BYTES, WORD):
-        going = sizes == size
-        if not going.any():
+        places = np.flatnonzero(sizes == size)
+        if 2 * len(places) > len(sizes):
+            sizes += plain(heads.word(1 + size)) * (sizes == size)
+        elif len(places):
+            sizes[places] += plain(heads.word(1 + size)[places])
+        else:
             return sizes
-        sizes += plain(heads.word(1 + size)) * going
     places = np.flatnonzero(sizes == _TEXT_BYTES)
     for _ in range(_TEXT_WORDS - _TEXT_BYTES // WORD):
         if not len(places):

@@ -59,7 +59,7 @@ class Columns:
         self._add_headers(_headers(messages), before, count)
         self._keys += keys
         self._values += values
-        self.payload_bytes += _size_bytes(keys) + _size_bytes(values)
+        self.payload_bytes += _keys_bytes(keys) + _size_bytes(values)
 
     def _add_headers(self, headers: list[Headers | None] | None, before: int, count: int) -> None:
         if headers is not None and self._headers is None:
@@ -125,3 +125,11 @@ def _headers(messages: Sequence[Message]) -> list[Headers | None] | None:
 
 def _size_bytes(column: Sequence[bytes | None]) -> int:
     return sum(map(len, filter(None, column)))
+
+
+def _keys_bytes(keys: Sequence[bytes | None]) -> int:
+    try:
+        # They are small: to copy them takes less than to ask each for its length.
+        return len(b"".join(keys))  # type: ignore[arg-type]
+    except TypeError:
+        return _size_bytes(keys)
