@@ -131,7 +131,10 @@ def test_every_record_is_one_row_or_one_dead_letter_and_every_value_is_kept(
     for offset, letter in fates.letters.items():
         assert letter.value == values[offset]
         if policy is Policy.VARIANT_COLUMN and letter.code == "json.type_mismatch":
-            assert "another field" in letter.reason, letter.reason
+            # Where there is no room for a column beside it, and its place cannot be told in the
+            # column for the rest.
+            crowded = rules.limits.columns < 20 and ".element." in (letter.conflict or "")
+            assert "another field" in letter.reason or crowded, letter.reason
     for offset, (row, schema) in fates.rows.items():
         assert_kept(values[offset], row, schema, rules)
 
