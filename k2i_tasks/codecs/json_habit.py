@@ -62,11 +62,10 @@ class Habit:
             except UnlikeError:
                 continue
 
-    def held(self) -> None:
-        """Nearly all documents were as expected."""
-        self._pause_records = PAUSE_RECORDS_MIN
-
-    def failed(self) -> None:
-        """Too many were not."""
-        self._rest_records = self._pause_records
-        self._pause_records = min(2 * self._pause_records, PAUSE_RECORDS_MAX)
+    def judged(self, *, held: bool) -> None:
+        """Whether nearly all documents of a walk were as expected."""
+        if held:
+            self._pause_records = PAUSE_RECORDS_MIN
+        else:
+            self._rest_records = self._pause_records
+            self._pause_records = min(2 * self._pause_records, PAUSE_RECORDS_MAX)

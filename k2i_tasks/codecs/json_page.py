@@ -25,7 +25,7 @@ import pyarrow.json
 from k2i_tasks.codecs.json_exact import WHITESPACE
 from k2i_tasks.codecs.json_layout import LEAD_BYTES_MAX, Layout
 from k2i_tasks.codecs.json_walk import HEAD_BYTES, Walk
-from k2i_tasks.codecs.vector import MAX_BYTES, Source
+from k2i_tasks.codecs.vector import Source
 from k2i_tasks.codecs.wire import RefusedError
 
 Places = npt.NDArray[np.int64]
@@ -83,7 +83,6 @@ class Page:
         self._ends = np.cumsum(sizes + 1) - 1
         self._starts = self._ends - sizes
         self._buffer = pa.py_buffer(self._body)
-        self._walk: Walk | None = None
         #: What was in the places that are blank.
         self._blanked: dict[int, bytes] = {}
         self.unfit: Places = np.array(self._unfit(), np.int64)
@@ -207,6 +206,10 @@ class Page:
         by_bytes = int(np.searchsorted(self._ends, limit, side="right"))
         return max(start + 1, min(start + records_max, by_bytes, len(self)))
 
+    def size_bytes(self, start: int, end: int) -> int:
+        """Bytes of the payloads [start, end), and between them."""
+        return int(self._ends[end - 1] - self._starts[start]) if start < end else 0
+
     def shares(self, start: int, end: int, most: int, bytes_min: int) -> list[tuple[int, int]]:
         """Payloads [start, end), start < end, in at most so many parts of about as many bytes.
 
@@ -256,7 +259,7 @@ class Page:
 
     def walk(
         self, start: int, end: int, layout: Layout, schema: pa.Schema
-    ) -> tuple[pa.Table, Places] | None:
+    ) -> tuple[pa.Table, Places]:
         """Payloads [start, end) as `read` has them, by their layout. Must not block.
 
         Args:
@@ -266,14 +269,13 @@ class Page:
 
         Returns:
             One row each, and the places of those that are not as expected, rising, whose rows mean
-            nothing. None if there are more bytes than can be.
+            nothing.
         """
-        if len(self._body) > MAX_BYTES:
-            return None
-        if self._walk is None:
-            self._walk = Walk(Source(self._chars, len(self._body) - len(_ROOM)))
-        starts, ends = self._starts[start:end], self._ends[start:end]
-        table, unlike = self._walk.read(starts, ends, layout, schema)
+        # Positions from here on: Arrow's have 32 bits, and a page may have more bytes.
+        first, last = int(self._starts[start]), int(self._ends[end - 1]) + 1
+        walk = Walk(Source(self._chars[first : last + len(_ROOM)], last - first))
+        starts, ends = self._starts[start:end] - first, self._ends[start:end] - first
+        table, unlike = walk.read(starts, ends, layout, schema)
         return table, unlike + start
 
     def _unfit(self) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,25 +16,21 @@ from k2i_tasks.codecs.json_habit import (
     LESSONS,
     UNLIKE_MIN,
     UNLIKE_SHARE,
-    WALK_RECORDS_MAX,
     Habit,
 )
 from k2i_tasks.codecs.json_pace import PART_RECORDS_MAX, Pace
 from k2i_tasks.codecs.json_page import Page
+from k2i_tasks.codecs.json_parts import PART_BYTES_MAX, Part, Read, alone, parts_of, read_part
 from k2i_tasks.codecs.json_rows import MisfitError, Notes
-from k2i_tasks.codecs.parallel import at_once, processors
+from k2i_tasks.codecs.parallel import at_once
 from k2i_tasks.codecs.vector import NO_ROWS
 from k2i_tasks.codecs.wire import RefusedError, Rows, conform, doubtful_rows
 from k2i_tasks.errors import DecodeError
-
-Error = TypeVar("Error", bound=Exception)
 
 #: A refused part of this size is decoded record by record; a larger one is halved.
 LEAF_RECORDS = 16
 #: Records that may hold the literal that was refused; with more of them halving is cheaper.
 SUSPECTS_MAX = 8
-#: Most bytes that are read at once, and fewest that are worth a thread's while.
-PART_BYTES_MAX, SHARE_BYTES_MIN = 32 * 1024 * 1024, 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,74 +76,70 @@ class Reading:
 
     def run(self) -> tuple[list[Piece], dict[int, DecodeError]]:
         """Pieces in record order, and place -> reason for the dead letters."""
-        at = self._walked()
-        if at == len(self._page):
-            return self._pieces, self._errors
-        self._foresees = True
-        self._set_aside(self._foresight.begin(self._page))
+        at = 0
         while at < len(self._page):
-            shares = self._shares(at)
-            if len(shares) > 1:
-                end = shares[-1][1]
-                self._wide(shares)
+            end = self._page.end_of(at, len(self._page), PART_BYTES_MAX)
+            layout = self._habit.layout(self._columns.plan.fast, end - at, self._page.sample)
+            if layout is None:
+                self._foresee()
+            parts = parts_of(self._page, at, end, layout, wide=self._pace.wide)
+            if parts:
+                self._at_once(parts)
             else:
-                end = self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX)
                 self._narrow(at, end)
             at = end
-        self._foresight.end(self._errors)
+        if self._foresees:
+            self._foresight.end(self._errors)
         return self._pieces, self._errors
 
-    def _walked(self) -> int:
-        """Reads what is laid out as expected, from the start of the page on; up to where."""
-        page, habit, at = self._page, self._habit, 0
-        while at < len(page):
-            plan, end = self._columns.plan, min(at + WALK_RECORDS_MAX, len(page))
-            layout = habit.layout(plan.fast, end - at, page.sample)
-            found = None if layout is None else page.walk(at, end, layout, plan.fast)
-            if found is None:
-                break
-            table, unlike = found
-            strange = np.setdiff1d(unlike, self._suspects, assume_unique=True)
-            if len(strange):
-                few = np.linspace(0, len(strange) - 1, LESSONS).astype(np.int64)
-                habit.learn(map(page.payload, strange[np.unique(few)].tolist()))
-            if len(strange) > UNLIKE_MIN + (end - at) // UNLIKE_SHARE:
-                habit.failed()
-                break
-            habit.held()
-            if not self._fits(at, end, table, unlike):
-                break
-            at = end
-        return at
+    def _foresee(self) -> None:
+        """Sets aside what will be refused as others were, before anything is read in parts."""
+        if not self._foresees:
+            self._foresees = True
+            self._set_aside(self._foresight.begin(self._page))
 
-    def _shares(self, start: int) -> list[tuple[int, int]]:
-        """Payloads from `start` on, shared out among the processors; in fewer than two for none."""
-        if not self._pace.wide:
-            return []
-        end = self._page.end_of(start, len(self._page), PART_BYTES_MAX)
-        return self._page.shares(start, end, processors(), SHARE_BYTES_MIN)
-
-    def _wide(self, shares: Sequence[tuple[int, int]]) -> None:
-        """Shares of a page, all of them at once."""
+    def _at_once(self, parts: Sequence[Part]) -> None:
+        """Reads parts that follow one another, all of them at once."""
         plan = self._columns.plan
 
-        def read(share: tuple[int, int]) -> pa.Table | RefusedError:
-            try:
-                return self._page.read(*share, plan.fast)
-            except RefusedError as refused:
-                return _alone(refused)
+        def read(part: Part) -> list[Read]:
+            return list(read_part(self._page, part, plan.fast))
 
-        for (low, high), found in zip(shares, at_once(read, shares), strict=True):
+        for low, high, found in chain.from_iterable(at_once(read, parts)):
             if isinstance(found, RefusedError):
                 self._pace.refused()
+                self._foresee()
                 self._names_one(low, found)
                 self._narrow(low, high)
-                continue
             # Columns that came since were not looked for.
-            if self._columns.plan is plan and self._fits(low, high, found):
-                self._pace.read(high - low)
-            else:
+            elif self._columns.plan is not plan or not self._takes(low, high, *found):
                 self._narrow(low, high)
+
+    def _takes(self, low: int, high: int, table: pa.Table, unlike: Rows | None) -> bool:
+        """Takes payloads [low, high) as they were read; whether that could be.
+
+        Args:
+            low, high: places.
+            table: a row for each.
+            unlike: the places whose rows mean nothing; None where no layout was expected.
+        """
+        if unlike is None:
+            self._pace.read(high - low)
+            return self._fits(low, high, table)
+        return self._are_few(low, high, unlike) and self._fits(low, high, table, unlike)
+
+    def _are_few(self, low: int, high: int, unlike: Rows) -> bool:
+        """Whether few payloads of [low, high) were unlike their layout; learns from those."""
+        strange = np.setdiff1d(unlike, self._suspects, assume_unique=True)
+        if len(strange):
+            self._pace.refused()
+        else:
+            self._pace.read(high - low)
+        some = strange[:: max(1, len(strange) // LESSONS)].tolist()
+        self._habit.learn(map(self._page.payload, some))
+        few = len(strange) <= UNLIKE_MIN + (high - low) // UNLIKE_SHARE
+        self._habit.judged(held=few)
+        return few
 
     def _fits(self, low: int, high: int, table: pa.Table, unlike: Rows = NO_ROWS) -> bool:
         """Takes payloads [low, high) as they were read; whether that could be."""
@@ -158,6 +151,7 @@ class Reading:
 
     def _narrow(self, at: int, stop: int) -> None:
         """Payloads [at, stop), in parts of the size that is refused seldom."""
+        self._foresee()
         while at < stop:
             limit = min(stop, self._page.end_of(at, PART_RECORDS_MAX, PART_BYTES_MAX))
             tables, end = self._tables(at, limit)
@@ -309,7 +303,7 @@ class Reading:
             try:
                 row = self._row(self._page.payload(place))
             except DecodeError as error:
-                self._errors[place] = _alone(error)
+                self._errors[place] = alone(error)
                 if self._foresees and place not in self._aside:
                     self._set_aside(self._foresight.erred(place, error))
             if self._columns.plan is not plan:
@@ -351,12 +345,6 @@ class Reading:
 def _budget(records: int) -> int:
     """Refusals of so many records after which it is cheaper to read them one by one."""
     return 8 + records // 64
-
-
-def _alone(error: Error) -> Error:
-    """Without its frames: the page and what was read of it would be kept with them."""
-    error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _conformed(wires: Mapping[str, pa.Array], learned: pa.Schema) -> dict[str, pa.Array] | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k2i_tasks.codecs import MetadataColumns, json_reading, make_decoder
+from k2i_tasks.codecs import MetadataColumns, json_parts, make_decoder
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
 from k2i_tasks.types import DecodedBatch, OffsetRange, RawBatch, TopicPartition
@@ -53,8 +53,8 @@ def decode_all(
     if not exact:
         # Several shares of each page, though it is small.
         with (
-            patch.object(json_reading, "SHARE_BYTES_MIN", 64),
-            patch.object(json_reading, "processors", return_value=3),
+            patch.object(json_parts, "SHARE_BYTES_MIN", 64),
+            patch.object(json_parts, "processors", return_value=3),
         ):
             return [decoder.decode(batch_of(values)) for values in batches]
     with patch.object(Page, "read", side_effect=RefusedError()):

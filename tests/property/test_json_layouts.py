@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from k2i_tasks.codecs import json_habit, json_texts, make_decoder
+from k2i_tasks.codecs import json_habit, json_parts, json_texts, make_decoder
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
 from k2i_tasks.types import DecodedBatch
@@ -161,16 +162,24 @@ def streams(draw: st.DrawFn) -> list[list[bytes | None]]:
 
 
 def decode_all(
-    batches: Sequence[Sequence[bytes | None]], mode: str, table: pa.Schema | None, *, walks: bool
+    batches: Sequence[Sequence[bytes | None]], mode: str, table: pa.Schema | None, way: str
 ) -> list[DecodedBatch]:
     decoder = make_decoder(
         "json", columns=COLUMNS, table_schema=table, max_message_bytes=4000, mode=mode
     )
-    with (
-        patch.object(json_habit, "WALK_RECORDS_MIN", 1 if walks else 10**9),
-        patch.object(json_texts, "ESCAPED_SHARE", 1),
-        patch.object(Page, "read", side_effect=RefusedError()),
-    ):
+    with ExitStack() as stack:
+
+        def changed(owner: Any, name: str, **how: Any) -> None:
+            stack.enter_context(patch.object(owner, name, **how))
+
+        changed(json_habit, "WALK_RECORDS_MIN", new=10**9 if way == "exact" else 1)
+        changed(json_texts, "ESCAPED_SHARE", new=1)
+        if way == "beside":
+            # Arrow's reader has a share of each page, though it is small.
+            changed(json_parts, "SHARE_BYTES_MIN", new=16)
+            changed(json_parts, "processors", return_value=4)
+        else:
+            changed(Page, "read", side_effect=RefusedError())
         return [decoder.decode(batch_of(values)) for values in batches]
 
 
@@ -184,12 +193,17 @@ def _bits(value: Any) -> Any:
 
 
 @QUICK
-@given(streams(), st.sampled_from(["auto-additive", "manual"]), st.sampled_from([TABLE, None]))
+@given(
+    streams(),
+    st.sampled_from(["auto-additive", "manual"]),
+    st.sampled_from([TABLE, None]),
+    st.sampled_from(["alone", "beside"]),
+)
 def test_the_walk_gives_what_the_exact_path_gives(
-    batches: list[list[bytes | None]], mode: str, table: pa.Schema | None
+    batches: list[list[bytes | None]], mode: str, table: pa.Schema | None, way: str
 ) -> None:
-    walked = decode_all(batches, mode, table, walks=True)
-    exact = decode_all(batches, mode, table, walks=False)
+    walked = decode_all(batches, mode, table, way)
+    exact = decode_all(batches, mode, table, "exact")
     for left, right in zip(walked, exact, strict=True):
         left.table.validate(full=True)
         assert left.table.schema.equals(right.table.schema, check_metadata=True)

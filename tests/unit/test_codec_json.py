@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from k2i_tasks.codecs import json_habit, json_reading
+from k2i_tasks.codecs import json_habit, json_parts
 from k2i_tasks.codecs.json_pace import PART_RECORDS_MAX
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.wire import RefusedError
@@ -206,8 +206,8 @@ def test_one_bad_record_in_a_hundred_thousand_costs_a_share(
         return whole(page, start, end, schema)
 
     monkeypatch.setattr(Page, "read", counted)
-    monkeypatch.setattr(json_reading, "SHARE_BYTES_MIN", 1_000)
-    monkeypatch.setattr(json_reading, "processors", lambda: 2)
+    monkeypatch.setattr(json_parts, "SHARE_BYTES_MIN", 1_000)
+    monkeypatch.setattr(json_parts, "processors", lambda: 2)
     decoded = decoder.decode(batch_of(spoilt))
     assert codes(decoded) == ["json.type_mismatch"]
     assert decoded.table.num_rows == 19_999
@@ -232,8 +232,8 @@ def test_a_page_is_let_go_also_when_some_of_it_was_refused(
         return whole(page, start, end, schema)
 
     monkeypatch.setattr(Page, "read", seen)
-    monkeypatch.setattr(json_reading, "SHARE_BYTES_MIN", 1_000)
-    monkeypatch.setattr(json_reading, "processors", lambda: 3)
+    monkeypatch.setattr(json_parts, "SHARE_BYTES_MIN", 1_000)
+    monkeypatch.setattr(json_parts, "processors", lambda: 3)
     values: list[bytes | None] = [f'{{"a":{i},"c":"x"}}'.encode() for i in range(1_000)]
     decoder = decoder_of()
     decoder.decode(batch_of(values))

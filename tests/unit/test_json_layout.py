@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2i_tasks.codecs import json_habit
+from k2i_tasks.codecs import json_habit, json_parts
 from k2i_tasks.codecs.json_habit import PAUSE_RECORDS_MAX, PAUSE_RECORDS_MIN, Habit
 from k2i_tasks.codecs.json_layout import LEAD_BYTES_MAX, Layout, UnlikeError, layout_of
 from k2i_tasks.codecs.json_page import Page
@@ -196,20 +196,39 @@ def test_a_stream_of_two_layouts_is_read_otherwise_and_the_walk_tried_again_late
     assert readings == []
 
 
+def test_further_processors_have_a_share_of_a_clean_stream_and_none_of_another(
+    readings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_parts, "SHARE_BYTES_MIN", 1_000)
+    monkeypatch.setattr(json_parts, "processors", lambda: 4)
+    decoder = decoder_of([("a", pa.int64()), ("b", pa.string())])
+    values: list[bytes | None] = [document(number) for number in range(RECORDS)]
+    decoded = decoder.decode(batch_of(values)).table
+    assert decoded.column("a").to_pylist() == list(range(RECORDS))
+    assert len(readings) == 2
+    assert 0.4 * RECORDS < sum(readings) < 0.55 * RECORDS
+    readings.clear()
+    values[9] = b'{"a":"9","b":"x"}'
+    decoder.decode(batch_of(values))
+    readings.clear()
+    decoder.decode(batch_of(values))
+    assert readings == []
+
+
 def test_a_habit_that_fails_again_and_again_is_asked_more_and_more_seldom() -> None:
     habit = Habit()
     pauses = []
     for _ in range(10):
         assert habit.layout(SCHEMA, 1_000, lambda most: [b'{"a":1}']) is not None
-        habit.failed()
+        habit.judged(held=False)
         pause = 0
         while habit.layout(SCHEMA, 1_000, lambda most: []) is None:
             pause += 1_000
         pauses.append(pause)
     assert pauses[:3] == [PAUSE_RECORDS_MIN, 2 * PAUSE_RECORDS_MIN, 4 * PAUSE_RECORDS_MIN]
     assert max(pauses) == pauses[-1] == PAUSE_RECORDS_MAX
-    habit.held()
-    habit.failed()
+    habit.judged(held=True)
+    habit.judged(held=False)
     assert habit.layout(SCHEMA, PAUSE_RECORDS_MIN, lambda most: []) is None
     assert habit.layout(SCHEMA, 1_000, lambda most: []) is not None
 
