@@ -18,7 +18,7 @@ DEPTH_MAX: Final = 100
 INTEGER_DIGITS_MAX: Final = 400
 
 WHITESPACE: Final = b" \t\r\n"
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
 
 class ExactDouble(float):
@@ -62,7 +62,7 @@ def parse_document(payload: bytes, max_message_bytes: int) -> dict[str, Any]:
         raise DecodeError("json.not_object", what)
     if payload.count(b"[") + payload.count(b"{") > DEPTH_MAX:
         _bound_depth(document)
-    if _SURROGATE_ESCAPE.search(payload):
+    if SURROGATE_ESCAPE.search(payload):
         _refuse_surrogates(document)
     return document
 

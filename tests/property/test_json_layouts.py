@@ -173,7 +173,7 @@ def decode_all(
             stack.enter_context(patch.object(owner, name, **how))
 
         changed(json_habit, "WALK_RECORDS_MIN", new=10**9 if way == "exact" else 1)
-        changed(json_texts, "ESCAPED_SHARE", new=1)
+        changed(json_texts, "_ROUNDS", new=3)
         if way == "beside":
             # Arrow's reader has a share of each page, though it is small.
             changed(json_parts, "SHARE_BYTES_MIN", new=16)

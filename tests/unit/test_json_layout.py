@@ -151,11 +151,15 @@ def test_texts_with_a_backslash_are_read_as_they_are_meant(readings: list[int]) 
     assert readings == []
 
 
-def test_where_most_texts_have_a_backslash_they_are_read_otherwise(readings: list[int]) -> None:
-    values: list[bytes | None] = [b'{"a":%d,"b":"\\n"}' % number for number in range(RECORDS)]
+@pytest.mark.parametrize("text", ["\n", "sch\u00f6n", '"' * 50, "\U0001f600", "x" * 30 + "\0y"])
+def test_texts_may_all_have_backslashes(readings: list[int], text: str) -> None:
+    texts = [f"{number}{text}" for number in range(RECORDS)]
+    values: list[bytes | None] = [
+        json.dumps({"a": number, "b": each}).encode() for number, each in enumerate(texts)
+    ]
     decoded = decoder_of([("a", pa.int64()), ("b", pa.string())]).decode(batch_of(values))
-    assert decoded.table.column("b").to_pylist() == ["\n"] * RECORDS
-    assert sum(readings) == RECORDS
+    assert decoded.table.column("b").to_pylist() == texts
+    assert readings == []
 
 
 def test_members_that_some_documents_lack_are_learned_on_the_way(readings: list[int]) -> None:
