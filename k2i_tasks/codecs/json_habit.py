@@ -13,6 +13,8 @@ from k2i_tasks.codecs.json_walk import is_walkable
 WALK_RECORDS_MIN = 512
 #: Documents that are read in one walk, at most: its columns are to fit a processor's cache.
 WALK_RECORDS_MAX = 10_240
+#: Mean bytes of documents above which Arrow's reader is as fast: a walk's steps grow with a text.
+WALK_BYTES_MEAN_MAX = 1_000
 #: Documents that a layout is learned from at once.
 LESSONS = 16
 #: One in so many documents, and a few, may be unlike the layout: each is read exactly.
@@ -32,13 +34,18 @@ class Habit:
         self._pause_records = PAUSE_RECORDS_MIN
 
     def layout(
-        self, schema: pa.Schema, records: int, sample: Callable[[int], Iterable[bytes]]
+        self,
+        schema: pa.Schema,
+        records: int,
+        size_bytes: int,
+        sample: Callable[[int], Iterable[bytes]],
     ) -> Layout | None:
         """What to expect of the next so many records; None if nothing.
 
         Args:
             schema: wire types; another one has another layout.
             records: how many there are.
+            size_bytes: of all of them.
             sample: gives so many documents to learn from.
         """
         if schema is not self._schema:
@@ -47,10 +54,14 @@ class Habit:
         if self._rest_records > 0:
             self._rest_records -= records
             return None
-        if not self._walkable or records < WALK_RECORDS_MIN:
+        few = records < WALK_RECORDS_MIN
+        if not self._walkable or few or size_bytes > records * WALK_BYTES_MEAN_MAX:
             return None
         if self._layout is None:
-            self.learn(sample(LESSONS))
+            # Those with most members first, which tell the order of the others'.
+            self.learn(sorted(sample(LESSONS), key=len, reverse=True))
+            if self._layout is None:
+                self.judged(held=False)
         return self._layout
 
     def learn(self, payloads: Iterable[bytes]) -> None:
@@ -67,5 +78,8 @@ class Habit:
         if held:
             self._pause_records = PAUSE_RECORDS_MIN
         else:
+            # Another time from other documents: this one may be of a single odd one, or of a
+            # program that is no more.
+            self._layout = None
             self._rest_records = self._pause_records
             self._pause_records = min(2 * self._pause_records, PAUSE_RECORDS_MAX)

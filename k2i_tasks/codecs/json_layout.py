@@ -16,6 +16,8 @@ import pyarrow as pa
 
 #: Deeper objects and lists are left to the general reader.
 DEPTH_MAX: Final = 8
+#: Longer documents are not learned from: it takes a step of Python for each value.
+DOCUMENT_BYTES_MAX: Final = 16 * 1024
 #: Most bytes between two values.
 LEAD_BYTES_MAX: Final = 96
 #: Spaces are part of a layout; line ends are not, so that none is ever skipped.
@@ -24,7 +26,9 @@ _CLOSING = re.compile(rb" *\}")
 _ITEM = re.compile(rb" *[\[,] *")
 _EMPTY_LIST = re.compile(rb"\[ *\]")
 _LIST_END = re.compile(rb" *\]")
-_SCALAR = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*"|-?[0-9][0-9.eE+-]*|true|false|null')
+_SCALAR = re.compile(
+    rb'"(?:[^"\\\x00-\x1f]++|\\[^\x00-\x1f])*+"|-?[0-9][0-9.eE+-]*|true|false|null'
+)
 
 
 class UnlikeError(Exception):
@@ -91,8 +95,10 @@ def layout_of(payload: bytes, schema: pa.Schema) -> Layout:
         schema: the columns; each member must be one.
 
     Raises:
-        UnlikeError: it has none that could be expected of others.
+        UnlikeError: it has none that could be expected of others, or is too long.
     """
+    if len(payload) > DOCUMENT_BYTES_MAX:
+        raise UnlikeError
     layout, end = _object(payload, 0, {field.name: field.type for field in schema}, DEPTH_MAX)
     if end != len(payload):
         raise UnlikeError
@@ -108,7 +114,7 @@ def _both(one: Member, other: Member) -> Member:
 def _object(
     payload: bytes, at: int, kinds: dict[str, pa.DataType], depth: int
 ) -> tuple[Layout, int]:
-    if not depth:
+    if depth <= 0:
         raise UnlikeError
     members: dict[str, Member] = {}
     while found := _MEMBER.match(payload, at):

@@ -79,7 +79,12 @@ class Reading:
         at = 0
         while at < len(self._page):
             end = self._page.end_of(at, len(self._page), PART_BYTES_MAX)
-            layout = self._habit.layout(self._columns.plan.fast, end - at, self._page.sample)
+            layout = self._habit.layout(
+                self._columns.plan.fast,
+                end - at,
+                self._page.size_bytes(at, end),
+                self._page.sample,
+            )
             if layout is None:
                 self._foresee()
             parts = parts_of(self._page, at, end, layout, wide=self._pace.wide)

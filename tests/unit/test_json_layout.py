@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from k2i_tasks.codecs import json_habit, json_parts
 from k2i_tasks.codecs.json_habit import PAUSE_RECORDS_MAX, PAUSE_RECORDS_MIN, Habit
-from k2i_tasks.codecs.json_layout import LEAD_BYTES_MAX, Layout, UnlikeError, layout_of
+from k2i_tasks.codecs.json_layout import (
+    DOCUMENT_BYTES_MAX,
+    LEAD_BYTES_MAX,
+    Layout,
+    UnlikeError,
+    layout_of,
+)
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_words import Heads, digits, plain
 from tests.unit.asking_world import becomes
@@ -223,29 +229,58 @@ def test_a_habit_that_fails_again_and_again_is_asked_more_and_more_seldom() -> N
     habit = Habit()
     pauses = []
     for _ in range(10):
-        assert habit.layout(SCHEMA, 1_000, lambda most: [b'{"a":1}']) is not None
+        assert habit.layout(SCHEMA, 1_000, 9_000, lambda most: [b'{"a":1}']) is not None
         habit.judged(held=False)
         pause = 0
-        while habit.layout(SCHEMA, 1_000, lambda most: []) is None:
+        while habit.layout(SCHEMA, 1_000, 9_000, lambda most: [b'{"a":1}']) is None:
             pause += 1_000
         pauses.append(pause)
     assert pauses[:3] == [PAUSE_RECORDS_MIN, 2 * PAUSE_RECORDS_MIN, 4 * PAUSE_RECORDS_MIN]
     assert max(pauses) == pauses[-1] == PAUSE_RECORDS_MAX
     habit.judged(held=True)
     habit.judged(held=False)
-    assert habit.layout(SCHEMA, PAUSE_RECORDS_MIN, lambda most: []) is None
-    assert habit.layout(SCHEMA, 1_000, lambda most: []) is not None
+    assert habit.layout(SCHEMA, PAUSE_RECORDS_MIN, 9_000, lambda most: []) is None
+    assert habit.layout(SCHEMA, 1_000, 9_000, lambda most: [b'{"a":1}']) is not None
+
+
+def test_a_layout_that_failed_is_forgotten_for_that_of_other_documents() -> None:
+    habit = Habit()
+    odd, usual = b'{"b":"x","a":1}', b'{"a":1,"b":"x"}'
+    assert names_of(habit.layout(SCHEMA, 1_000, 9_000, lambda most: [odd])) == ["b", "a"]
+    habit.judged(held=False)
+    assert habit.layout(SCHEMA, PAUSE_RECORDS_MIN, 9_000, lambda most: [usual]) is None
+    assert names_of(habit.layout(SCHEMA, 1_000, 9_000, lambda most: [usual])) == ["a", "b"]
+
+
+def test_documents_without_a_layout_are_not_asked_for_one_on_each_page() -> None:
+    habit, asked = Habit(), 0
+
+    def sample(most: int) -> list[bytes]:
+        nonlocal asked
+        asked += 1
+        return [b'{"e":1}']
+
+    for _ in range(PAUSE_RECORDS_MIN // 1_000):
+        assert habit.layout(SCHEMA, 1_000, 9_000, sample) is None
+    assert asked == 1
+
+
+def test_long_documents_are_neither_learned_from_nor_walked() -> None:
+    with pytest.raises(UnlikeError):
+        layout_of(b'{"b":"' + b"x" * DOCUMENT_BYTES_MAX + b'"}', SCHEMA)
+    size = 1_000 * (json_habit.WALK_BYTES_MEAN_MAX + 1)
+    assert Habit().layout(SCHEMA, 1_000, size, lambda most: [b'{"a":1}']) is None
 
 
 def test_other_columns_are_another_habit_and_some_types_are_none() -> None:
     habit = Habit()
     sample = [b'{"a":1}']
-    assert names_of(habit.layout(SCHEMA, 1_000, lambda most: sample)) == ["a"]
+    assert names_of(habit.layout(SCHEMA, 1_000, 9_000, lambda most: sample)) == ["a"]
     wider = pa.schema([*SCHEMA, ("e", pa.int64())])
-    assert names_of(habit.layout(wider, 1_000, lambda most: [b'{"e":1}'])) == ["e"]
+    assert names_of(habit.layout(wider, 1_000, 9_000, lambda most: [b'{"e":1}'])) == ["e"]
     decimals = pa.schema([("a", pa.int64()), ("m", pa.decimal128(9, 2))])
-    assert habit.layout(decimals, 1_000, lambda most: sample) is None
-    assert habit.layout(SCHEMA, json_habit.WALK_RECORDS_MIN - 1, lambda most: sample) is None
+    assert habit.layout(decimals, 1_000, 9_000, lambda most: sample) is None
+    assert habit.layout(SCHEMA, json_habit.WALK_RECORDS_MIN - 1, 9_000, lambda most: sample) is None
 
 
 def test_a_page_that_was_walked_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
