@@ -153,8 +153,9 @@ def doubtful_rows(
     """Rows that only the exact path may judge, rising; perhaps more than need be.
 
     Doubles of 2^53 and more may have been integers that were rounded, infinities come from
-    integers of hundreds of digits, NaN is no JSON; numbers for which a float is to be widened;
-    nulls where the column is required; with `texts`, text that is not of its column's type.
+    integers of hundreds of digits, NaN is no JSON; decimals with too many digits; numbers for
+    which a float is to be widened; nulls where the column is required; with `texts`, text that is
+    not of its column's type.
 
     Args:
         wires: wire columns by name, not sliced.
@@ -198,6 +199,8 @@ class _Doubts:
                 if self._widens(path):
                     with np.errstate(over="ignore"):
                         suspect(numbers.astype(np.float32) != numbers)
+        elif pa.types.is_decimal128(array.type):
+            suspect(_too_long(array))
         elif self._texts and is_text_type(kind):
             suspect(_unreadable(array, kind))
         elif pa.types.is_struct(kind):
@@ -208,6 +211,24 @@ class _Doubts:
             owners = pc.list_parent_indices(array).to_numpy().astype(np.int64)
             owners = owners if parents is None else parents[owners]
             self.look(array.flatten(), kind.value_field, owners, f"{path}.element")
+
+
+def _too_long(decimals: pa.Array) -> npt.NDArray[np.bool_]:
+    """Marks what has more digits than its type: Arrow's reader counts them before it scales."""
+    if not len(decimals):
+        return np.zeros(0, np.bool_)
+    words = np.frombuffer(decimals.buffers()[1], np.uint64)
+    first, count = 2 * decimals.offset, 2 * len(decimals)
+    low, high = words[first : first + count].reshape(-1, 2).T
+    negative = high.view(np.int64) < 0
+    # The size of a negative number is that of its complement and one, which a carry may lift.
+    size_low = np.where(negative, ~low + np.uint64(1), low)
+    size_high = np.where(negative, ~high + (low == 0), high)
+    end_high, end_low = divmod(10**decimals.type.precision, 2**64)
+    same = size_high == np.uint64(end_high)
+    long: npt.NDArray[np.bool_] = size_high > np.uint64(end_high)
+    long |= same & (size_low >= np.uint64(end_low))
+    return long
 
 
 def _unreadable(texts: pa.Array, wanted: pa.DataType) -> npt.NDArray[np.bool_]:
@@ -233,7 +254,7 @@ def _has_doubt(field: pa.Field) -> bool:
         return not field.nullable or any(_has_doubt(member) for member in kind)
     if pa.types.is_list(kind):
         return not field.nullable or _has_doubt(kind.value_field)
-    return not field.nullable or pa.types.is_floating(kind)
+    return not field.nullable or pa.types.is_floating(kind) or pa.types.is_decimal128(kind)
 
 
 def _conformed_member(array: pa.StructArray, field: pa.Field) -> pa.Array:

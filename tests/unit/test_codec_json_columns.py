@@ -212,3 +212,25 @@ def test_field_ids_and_docs_of_the_table_are_kept() -> None:
     field = pa.field("a", pa.int64(), metadata={"PARQUET:field_id": "7", "doc": "the a"})
     decoded = decode(decoder_of([field]), b'{"a":1,"b":2}')
     assert decoded.table.schema.field("a").equals(field, check_metadata=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("99999999999999999.999", True),
+        ("-99999999999999999.999", True),
+        ("100000000000000000", False),
+        ("-100000000000000000", False),
+        ("18446744073709551614", False),
+        ("1e18", False),
+    ],
+)
+@pytest.mark.parametrize("form", ['{"m":%s}', '{"l":[%s]}', '{"s":{"m":%s}}'])
+def test_a_decimal_has_no_more_digits_than_its_column(text: str, fits: bool, form: str) -> None:
+    kind = pa.decimal128(20, 3)
+    columns = [("m", kind), ("l", pa.list_(kind)), ("s", pa.struct([("m", kind)]))]
+    values = [b'{"m":1,"l":[1],"s":{"m":1}}', b'{"l":[]}'] * 20 + [(form % text).encode()]
+    decoded = decode(decoder_of(columns, mode="manual"), *values)
+    decoded.table.validate(full=True)
+    assert decoded.table.num_rows == 40 + fits
+    assert codes(decoded) == ([] if fits else ["json.out_of_range"])
