@@ -12,12 +12,7 @@ import pyarrow as pa
 
 from k2i_tasks.codecs.json_columns import LearnedColumns, Plan
 from k2i_tasks.codecs.json_foresight import Foresight
-from k2i_tasks.codecs.json_habit import (
-    LESSONS,
-    UNLIKE_MIN,
-    UNLIKE_SHARE,
-    Habit,
-)
+from k2i_tasks.codecs.json_habit import LESSONS, UNLIKE_MIN, UNLIKE_SHARE, Habit
 from k2i_tasks.codecs.json_pace import PART_RECORDS_MAX, Pace
 from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.codecs.json_parts import PART_BYTES_MAX, Part, Read, alone, parts_of, read_part
@@ -134,16 +129,17 @@ class Reading:
         return self._are_few(low, high, unlike) and self._fits(low, high, table, unlike)
 
     def _are_few(self, low: int, high: int, unlike: Rows) -> bool:
-        """Whether few payloads of [low, high) were unlike their layout; learns from those."""
+        """Whether few payloads of [low, high) were unlike their layout; if so, learns from them."""
         strange = np.setdiff1d(unlike, self._suspects, assume_unique=True)
         if len(strange):
             self._pace.refused()
         else:
             self._pace.read(high - low)
-        some = strange[:: max(1, len(strange) // LESSONS)].tolist()
-        self._habit.learn(map(self._page.payload, some))
         few = len(strange) <= UNLIKE_MIN + (high - low) // UNLIKE_SHARE
         self._habit.judged(held=few)
+        if few:
+            some = strange[:: max(1, len(strange) // LESSONS)].tolist()
+            self._habit.learn(map(self._page.payload, some))
         return few
 
     def _fits(self, low: int, high: int, table: pa.Table, unlike: Rows = NO_ROWS) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from k2i_tasks.codecs.json_layout import Layout
 from k2i_tasks.codecs.json_numbers import NUMBER_HEAD_BYTES, read_doubles, read_integers
 from k2i_tasks.codecs.json_texts import TEXT_HEAD_BYTES, read_texts
-from k2i_tasks.codecs.json_words import WORD, Found, Heads, behind
+from k2i_tasks.codecs.json_words import Found, Heads, behind, whole_words
 from k2i_tasks.codecs.vector import NO_ROWS, Mask, Positions, Source, list_offsets
 
 _COMMA, _SPACE, _OBJECT, _LIST, _LIST_END = b", {[]"
@@ -94,7 +94,7 @@ class Walk:
         return arrays, cursors + len(layout.closing), closed
 
     def _heads(self, cursors: Positions, size: int) -> Heads:
-        return Heads(self._source.windows(cursors, -(-size // WORD) * WORD))
+        return Heads(self._source.windows(cursors, whole_words(size)))
 
     def _value(
         self,

@@ -35,6 +35,11 @@ _STEPS = (
 )
 
 
+def whole_words(size: int) -> int:
+    """Bytes of the fewest words that hold so many."""
+    return -(-size // WORD) * WORD
+
+
 class Heads:
     """The first bytes of n values.
 
@@ -48,9 +53,6 @@ class Heads:
     def __init__(self, windows: Chars, at: int = 0) -> None:
         self._windows = windows
         self._at = at
-
-    def __len__(self) -> int:
-        return len(self._windows)
 
     def byte(self, place: int) -> Chars:
         """The byte at this place of each."""
@@ -97,8 +99,9 @@ class Heads:
         np.cumsum(sizes, out=offsets[1:])
         total = int(offsets[-1])
         # Whole words are put down, in order: what is too much lies where the next are put.
-        step = f"V{-(-max(size_max, 1) // WORD) * WORD}"
-        packed = np.empty(total + np.dtype(step).itemsize, np.uint8)
+        size = whole_words(max(size_max, 1))
+        step = f"V{size}"
+        packed = np.empty(total + size, np.uint8)
         places = np.ndarray((total + 1,), step, buffer=packed, strides=(1,))
         places[offsets[:-1]] = self._view(step, place)
         return pa.py_buffer(offsets), pa.py_buffer(packed).slice(0, total)
