@@ -28,6 +28,10 @@ PEERS = Path(__file__).resolve().parent / "peers"
 NAMESPACE = "tests"
 #: Names the program of K2I in Rust, built by `cargo build --release` in its repository.
 RUST_BINARY = "RUST_K2I"
+#: Bound of the rows in memory, ours and its.
+BUFFER_MB = 256
+#: Processes that share the topic: as many as Flink has slots, Connect tasks and Spark threads.
+MEMBERS = 2
 #: Columns of the table that it fills with bytes.
 RAW = pa.schema(
     [
@@ -143,13 +147,29 @@ def _k2i(job: Job, form: str) -> Started:
         "K2I_KAFKA_BATCH_SIZE": "20000",
         "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": str(job.interval_seconds),
         "K2I_BUFFER_FLUSH_BATCH_SIZE": "100000",
-        "K2I_BUFFER_MAX_SIZE_MB": "256",
+        "K2I_BUFFER_MAX_SIZE_MB": str(BUFFER_MB),
     }
     words = ["-m", "k2i_tasks.cli", "ingest", "--config", str(program.config), "--no-prefect"]
     return Started([sys.executable, *words, "--plain"], environ)
 
 
-def rust_k2i(job: Job, *, rows: int = 100_000, buffer_mb: int = 256, extra: str = "") -> Started:
+def _members(job: Job) -> Started:
+    """One process for each processor that a peer has, in a group; together they have the memory."""
+    alone = _k2i(job, "json")
+    environ = {
+        **alone.environ,
+        "K2I_KAFKA_ASSIGNMENT": "group",
+        # So that the first one hears of the second before it has read much.
+        "K2I_KAFKA_HEARTBEAT_INTERVAL_MS": "200",
+        "K2I_BUFFER_MAX_SIZE_MB": str(BUFFER_MB // MEMBERS),
+    }
+    words = (str(MEMBERS), job.folder / "k2i.toml")
+    return Started([sys.executable, PEERS / "members.py", *words], environ)
+
+
+def rust_k2i(
+    job: Job, *, rows: int = 100_000, buffer_mb: int = BUFFER_MB, extra: str = ""
+) -> Started:
     """K2I in Rust, raw.
 
     Args:
@@ -285,6 +305,7 @@ def _connect(job: Job) -> Started:
 ENGINES: dict[str, Engine] = {
     "drain": Engine("librdkafka alone, no table", _drain, typed=False, table=False),
     "k2i": Engine("K2I for Python", lambda job: _k2i(job, "json")),
+    "k2i-group": Engine(f"K2I for Python, {MEMBERS} processes", _members),
     "k2i-raw": Engine("K2I for Python, raw bytes", lambda job: _k2i(job, "raw"), typed=False),
     "k2i-rust": Engine(
         "K2I in Rust, raw bytes",

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 OURS, OTHERS, LIMIT = "#0b6e4f", "#8a97a6", "#d0d6dd"
 #: Ours among the engines.
-NAMES = ("k2i", "k2i-raw")
+NAMES = ("k2i", "k2i-group", "k2i-raw")
 #: Engines that are none: what is left of one without a table.
 LIMITS = ("drain", "chain")
 

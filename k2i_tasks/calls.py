@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 #: A commit that lost a race against another writer is made again so often within one try.
 RACES_MAX = 20
-#: Longest wait before it.
-RACE_WAIT_SECONDS_MAX = 0.5
+#: Longest wait before it, the first time and at most; it is doubled each time.
+RACE_WAIT_SECONDS, RACE_WAIT_SECONDS_MAX = 0.03, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ def racing(
     """`commit`, made again at once when another writer was first.
 
     Such a writer is done, and a longer wait would only let more of them pass: with the back-off of
-    an outage, one that commits a little slower than the others never lands.
+    an outage, one that commits a little slower than the others never lands. Where one try after
+    the other loses, there are many writers, who wait longer for one another's sake.
 
     Args:
         label: what it does, for people.
@@ -152,12 +153,13 @@ def racing(
     """
 
     def attempt() -> None:
-        for _ in range(RACES_MAX):
+        for race in range(RACES_MAX):
             try:
                 return commit()
             except CommitConflictError as error:
                 log.info("%s: another writer was first, once more: %s", label, error)
-                if stopping(RACE_WAIT_SECONDS_MAX * random.uniform(0.1, 1.0)):
+                longest = min(RACE_WAIT_SECONDS * 2**race, RACE_WAIT_SECONDS_MAX)
+                if stopping(longest * random.uniform(0.1, 1.0)):
                     raise
         commit()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from k2i_tasks.calls import (
+    RACE_WAIT_SECONDS,
     RACE_WAIT_SECONDS_MAX,
     RACES_MAX,
     Call,
@@ -51,6 +52,8 @@ def test_one_who_loses_many_races_lands_within_one_try_and_never_waits_long() ->
     assert (call.error, call.attempts, table.landed) == (None, 1, 1)
     assert len(waits.seconds) == RACES_MAX
     assert 0 < min(waits.seconds) < max(waits.seconds) <= RACE_WAIT_SECONDS_MAX
+    # One rival is no reason to wait for long: a commit's latency is at stake.
+    assert waits.seconds[0] <= RACE_WAIT_SECONDS < max(waits.seconds[5:])
 
 
 def test_one_who_loses_each_race_fails_as_the_retry_policy_knows_it() -> None:
