@@ -19,15 +19,28 @@ import pyarrow as pa
 from confluent_kafka import Message
 
 from benchmarks.peers import chain
+from benchmarks.topic import SCHEMA
 from k2i_tasks.codecs import MetadataColumns, make_decoder
+from k2i_tasks.codecs.json_habit import WALK_RECORDS_MAX, Habit
+from k2i_tasks.codecs.json_page import Page
 from k2i_tasks.types import OffsetRange, RawBatch, TopicPartition
 
 #: Part, and what it is.
 PARTS = {
     "reader": "Arrow's JSON reader, fixed schema",
+    "walk": "K2I's walk by layout, fixed schema",
     "decoder": "K2I's decoder, all columns",
     "parquet": "Parquet files, zstd",
 }
+
+MESSAGE_BYTES_MAX = 10 << 20
+#: Times are read as texts, which are made times of where all columns are conformed.
+WIRE = pa.schema(
+    [
+        (field.name, pa.string() if pa.types.is_timestamp(field.type) else field.type)
+        for field in SCHEMA
+    ]
+)
 
 
 def _read(bootstrap: str, topic: str, messages: int) -> list[list[Message]]:
@@ -65,6 +78,21 @@ def _raw(messages: Sequence[Message], topic: str) -> RawBatch:
     )
 
 
+def _walked(values: Sequence[bytes]) -> pa.Table:
+    """The walk as the decoder does it, and nothing around it."""
+    page = Page(values, MESSAGE_BYTES_MAX)
+    layout = Habit().layout(WIRE, len(page), page.size_bytes(0, len(page)), page.sample)
+    if layout is None:
+        raise RuntimeError("no layout was found: a poll was too small, or had other documents")
+    tables = []
+    for low in range(0, len(page), WALK_RECORDS_MAX):
+        table, unlike = page.walk(low, min(low + WALK_RECORDS_MAX, len(page)), layout, WIRE)
+        if len(unlike):
+            raise RuntimeError(f"{len(unlike)} of {len(table)} documents are unlike the others")
+        tables.append(table)
+    return pa.concat_tables(tables)
+
+
 def _timed(step: Callable[[Any], pa.Table | None], work: Sequence[Any]) -> list[pa.Table]:
     """Does each piece, prints what that took, and gives what came out."""
     cpu, wall = time.process_time(), time.monotonic()
@@ -87,15 +115,15 @@ def main(name: str, bootstrap: str, topic: str, messages: int, folder: Path) -> 
         numbered = list(enumerate(pieces))
         _timed(lambda piece: chain.write([piece[1]], folder, piece[0]), numbered)
         return
-    if name == "reader":
+    if name in ("reader", "walk"):
         values = [[message.value() or b"" for message in poll] for poll in polls]
-        tables = _timed(chain.typed, values)
+        tables = _timed(chain.typed if name == "reader" else _walked, values)
     else:
         decoder = make_decoder(
             "json",
             columns=MetadataColumns(),
             table_schema=None,
-            max_message_bytes=10 << 20,
+            max_message_bytes=MESSAGE_BYTES_MAX,
             mode="auto-additive",
         )
         batches = [_raw(poll, topic) for poll in polls]
