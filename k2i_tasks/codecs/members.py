@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -124,5 +125,15 @@ def _text_at(table: pa.Table, steps: Steps) -> pa.Array:
 
 def _after(values: pa.Array, step: Step) -> pa.Array:
     if step.is_key:
-        return pc.map_lookup(values, pa.scalar(step.name), "last")
+        return _at_key(values, step.name)
     return pc.struct_field(values, step.name)
+
+
+def _at_key(maps: pa.MapArray, key: str) -> pa.Array:
+    """The last value of a key in each of n maps."""
+    # The values are numbered, and the numbers looked up: Arrow builds no values of some types.
+    numbers = pa.array(np.arange(len(maps.items)))
+    mask = maps.is_null() if maps.null_count else None
+    offsets = pa.array(maps.offsets.to_numpy())
+    numbered = pa.MapArray.from_arrays(offsets, maps.keys, numbers, mask=mask)
+    return maps.items.take(pc.map_lookup(numbered, pa.scalar(key), "last"))

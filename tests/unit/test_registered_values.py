@@ -153,6 +153,18 @@ def test_of_a_key_that_is_twice_in_a_map_the_last_value_counts(registry: FakeReg
     assert values(reader(registry, "avro", "m.k"), twice) == ["y"]
 
 
+def test_a_member_in_a_map_is_found_whatever_type_stands_beside_it(registry: FakeRegistry) -> None:
+    uuid_type = {"type": "string", "logicalType": "uuid"}
+    schema = record("R", m={"type": "map", "values": record("V", k="string", u=uuid_type)})
+    schema_id = registry.add("s", json.dumps(schema))
+    value = {"k": "x", "u": "12345678-1234-5678-1234-567812345678"}
+    some = avro(
+        schema, {"m": {"b": {**value, "k": "y"}, "a": value}}, {"m": {}}, {"m": {"c": value}}
+    )
+    payloads = [frame(schema_id, one) for one in some]
+    assert values(reader(registry, "avro", "m.a.k"), *payloads) == ["x", None, None]
+
+
 def test_protobuf_fields_of_every_type_that_may_be_a_name(registry: FakeRegistry) -> None:
     from google.protobuf import message_factory
 
