@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, AnyStr
 
+from tests.forks import Forked
+
 #: Longest that one start may take, in seconds.
 PATIENCE_SECONDS = 120.0
 #: Time between two looks.
@@ -18,7 +20,7 @@ LOOK_SECONDS = 0.01
 
 
 @contextmanager
-def killed_at_last(process: subprocess.Popen[AnyStr]) -> Iterator[None]:
+def killed_at_last(process: subprocess.Popen[AnyStr] | Forked) -> Iterator[None]:
     """Leaves no process behind, whatever happens in the block."""
     try:
         yield
@@ -29,7 +31,7 @@ def killed_at_last(process: subprocess.Popen[AnyStr]) -> Iterator[None]:
 
 
 def awaited(
-    process: subprocess.Popen[AnyStr],
+    process: subprocess.Popen[AnyStr] | Forked,
     port: int,
     condition: Callable[[dict[str, Any]], object],
     what: str,

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import Program
 from tests.stack.__main__ import default_cache
 from tests.stack.programs import MissingToolError, StackError, free_port
 from tests.stack.service import Settings
 from tests.stack.services import build
 from tests.support import CatalogAt
+
+Program.forks = True
 
 UNDER_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 

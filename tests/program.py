@@ -8,16 +8,18 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from pyiceberg.table import Table
 
 from k2i_tasks import secrets
 from k2i_tasks.config import load_config
 from k2i_tasks.iceberg.catalog import find_table, open_catalog
+from tests.forks import Forked
 from tests.support import CatalogAt
 
 TIMEOUT_SECONDS = 120
+Process = subprocess.Popen[str] | Forked
 
 
 @dataclass
@@ -35,8 +37,13 @@ class Program:
         tracked: whether it is shown in Prefect, as the environment says where.
         prefix: what its command begins with, to be run somewhere else.
         module: what is run; another has to end in `k2i_tasks.cli.main`.
+
+    Attributes:
+        forks: whether processes are forked where they can be, for all of these. The tests do so;
+            a benchmark starts the program as its users do.
     """
 
+    forks: ClassVar[bool] = False
     folder: Path
     bootstrap: str
     topic: str
@@ -126,7 +133,7 @@ sql_catalog = {{ type = "sqlite", url = "sqlite:///{self.folder}/catalog.db" }}"
         *arguments: str,
         stdout: int | IO[str] = subprocess.PIPE,
         environ: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
+    ) -> Process:
         """Starts `k2i ingest`."""
         plain = ("--plain", *(() if self.tracked else ("--no-prefect",)), *arguments)
         return self.command("ingest", *plain, stdout=stdout, environ=environ)
@@ -137,16 +144,19 @@ sql_catalog = {{ type = "sqlite", url = "sqlite:///{self.folder}/catalog.db" }}"
         *arguments: str,
         stdout: int | IO[str] = subprocess.PIPE,
         environ: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
+    ) -> Process:
         """Starts one command of `k2i`; its errors go where its output goes."""
         # The configuration is an option of the innermost command: "dead-letters replay".
-        command = [*self.prefix, sys.executable, "-m", self.module, *name.split()]
+        words = [*name.split(), "--config", str(self.config), *arguments]
+        variables = {**os.environ, **self.environ, **(environ or {})}
+        if self.forks and not (self.prefix or self.tracked):
+            return Forked(self.module, words, variables, stdout)
         return subprocess.Popen(
-            [*command, "--config", str(self.config), *arguments],
+            [*self.prefix, sys.executable, "-m", self.module, *words],
             stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **self.environ, **(environ or {})},
+            env=variables,
         )
 
     def run(self, *arguments: str, environ: Mapping[str, str] | None = None) -> tuple[int, str]:
@@ -166,7 +176,7 @@ sql_catalog = {{ type = "sqlite", url = "sqlite:///{self.folder}/catalog.db" }}"
         return found.metadata_location
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finished(process: Process) -> tuple[int, str]:
     """Waits until the process has ended by itself; exit code and output."""
     try:
         output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
@@ -174,4 +184,4 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
         process.kill()
         output, _ = process.communicate()
         raise AssertionError(f"did not end within {TIMEOUT_SECONDS} s:\n{output}") from None
-    return process.returncode, output
+    return process.wait(), output

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.program import Program
+from tests.program import Process, Program
 from tests.stack.programs import free_port
 
 #: Longest wait for anything: far above what a loaded machine needs.
@@ -31,7 +31,7 @@ class Running:
         port: of its health page.
     """
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, port: int) -> None:
+    def __init__(self, process: Process, log: Path, port: int) -> None:
         self.process = process
         self._log = log
         self._port = port

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.program import Program
+from tests.program import Process, Program
 from tests.stack.programs import free_port
 from tests.support import CatalogAt, assert_exactly_once, create_topic, produce, read_by_metadata
 
@@ -48,13 +48,13 @@ def get(port: int, path: str) -> str | None:
         return None
 
 
-def rss_mb(process: subprocess.Popen[str]) -> float:
+def rss_mb(process: Process) -> float:
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)
     return int(found[1]) / 1024 if found else 0.0
 
 
-def watch(process: subprocess.Popen[str], port: int, seen: Watched) -> Iterator[dict[str, Any]]:
+def watch(process: Process, port: int, seen: Watched) -> Iterator[dict[str, Any]]:
     """A health report twenty times a second for two minutes at most, while the process lives."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:

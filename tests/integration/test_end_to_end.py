@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.program import Program
+from tests.program import Process, Program
 from tests.running import running
 from tests.support import (
     CatalogAt,
@@ -268,14 +268,12 @@ def snapshots(program: Program) -> int:
     return sum("added-records" in summary for summary in summaries)
 
 
-def wait_for_snapshot(
-    program: Program, process: subprocess.Popen[str], *, more_than: int = 0
-) -> None:
+def wait_for_snapshot(program: Program, process: Process, *, more_than: int = 0) -> None:
     """Waits until the table has a new commit with rows; fails with the output if the run ends."""
     wait_for(process, lambda: snapshots(program) > more_than, "commit")
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool], what: str) -> None:
+def wait_for(process: Process, condition: Callable[[], bool], what: str) -> None:
     """Waits until `condition` holds; fails with the output if the run ends before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pyiceberg.types import StringType
 
 from k2i_tasks.failpoints import VARIABLE
 from tests.integration.test_end_to_end import expected, landed, unique, wait_for_snapshot
-from tests.program import Program
+from tests.program import Process, Program
 from tests.support import Position, assert_exactly_once, create_topic, produce_events
 
 pytestmark = pytest.mark.integration
@@ -76,7 +75,7 @@ def insistently(change: Callable[[], object]) -> None:
 
 
 @contextmanager
-def running(program: Program) -> Iterator[subprocess.Popen[str]]:
+def running(program: Program) -> Iterator[Process]:
     """The program, from its first commit with rows on; killed if it is left running."""
     process = program.start()
     try:
@@ -88,7 +87,7 @@ def running(program: Program) -> Iterator[subprocess.Popen[str]]:
             process.communicate(timeout=30)
 
 
-def drained(process: subprocess.Popen[str], program: Program, feed: Feed) -> None:
+def drained(process: Process, program: Program, feed: Feed) -> None:
     """Waits until all of the topic is committed, then ends the run, which must succeed."""
     deadline = time.monotonic() + 60
     while rows_of(program) < len(feed.written) and process.poll() is None:
@@ -105,7 +104,7 @@ def rows_of(program: Program) -> int:
     return sum(name is not None for name in scan.to_arrow().column(0).to_pylist())
 
 
-def failed(process: subprocess.Popen[str]) -> str:
+def failed(process: Process) -> str:
     """The output of a run that must end by itself with exit code 3."""
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 3, output
@@ -122,7 +121,7 @@ def complete(program: Program, feed: Feed) -> None:
 
 
 @contextmanager
-def running_again(program: Program) -> Iterator[subprocess.Popen[str]]:
+def running_again(program: Program) -> Iterator[Process]:
     process = program.start()
     try:
         yield process

@@ -65,7 +65,7 @@ def job(program: Program, *words: str, environ: dict[str, str] | None = None) ->
     """`k2i maintenance`, in a process of its own."""
     process = program.command("maintenance", *words, environ=environ)
     output, _ = process.communicate(timeout=120)
-    return process.returncode, output
+    return process.wait(), output
 
 
 def report_of(output: str) -> dict[str, dict[str, Any]]:
