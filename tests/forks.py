@@ -54,7 +54,7 @@ class Forked:
         module: what is run, as by `python -m`.
         words: its command line.
         environ: its variables, all of them.
-        stdout: where its output and its errors go: a file, or `subprocess.PIPE`.
+        stdout: where its output and its errors go: a file, `subprocess.PIPE` or `DEVNULL`.
 
     Attributes:
         stdout: what it writes, if that is a pipe.
@@ -70,19 +70,21 @@ class Forked:
         self.returncode: int | None = None
         self.stdout: IO[str] | None = None
         request = {"module": module, "words": words, "environ": environ, "folder": os.getcwd()}
+        message = json.dumps(request).encode()
+        assert len(message) <= REQUEST_BYTES_MAX, f"{len(message)} bytes are too many to be sent"
         self._answer, answering = os.pipe()
-        output = stdout if isinstance(stdout, int) else stdout.fileno()
         if stdout == subprocess.PIPE:
             reading, output = os.pipe()
             self.stdout = open(reading, encoding="utf-8")  # noqa: SIM115  # as long as we are
-        message = json.dumps(request).encode()
-        assert len(message) <= REQUEST_BYTES_MAX, f"{len(message)} bytes are too many to be sent"
+        elif stdout == subprocess.DEVNULL:
+            output = os.open(os.devnull, os.O_WRONLY)
+        else:
+            output = os.dup(stdout if isinstance(stdout, int) else stdout.fileno())
         try:
             socket.send_fds(_forker(), [message], [output, answering])
         finally:
             os.close(answering)
-            if stdout == subprocess.PIPE:
-                os.close(output)
+            os.close(output)
         self.pid = self._number()
 
     def _number(self) -> int:
