@@ -14,8 +14,8 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 
 from k2i_tasks.config import Config
-from k2i_tasks.iceberg.appending import MemoTransaction
 from k2i_tasks.iceberg.catalog import guard_commits, open_catalog
+from k2i_tasks.iceberg.committer import MemoTransaction
 from k2i_tasks.iceberg.pending import PendingSchema
 from k2i_tasks.iceberg.pinned import pinned
 from k2i_tasks.iceberg.writer import data_file

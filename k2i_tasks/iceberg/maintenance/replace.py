@@ -29,7 +29,7 @@ from pyiceberg.utils.properties import property_as_int
 
 from k2i_tasks.errors import IntegrityError
 from k2i_tasks.failpoints import hit
-from k2i_tasks.iceberg.appending import MemoTransaction
+from k2i_tasks.iceberg.committer import MemoTransaction
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.maintenance.rewriting import Joined
 from k2i_tasks.iceberg.maintenance.survey import live_files
