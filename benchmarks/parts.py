@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,12 @@ def _raw(messages: Sequence[Message], topic: str) -> RawBatch:
     )
 
 
-def _walked(values: Sequence[bytes]) -> pa.Table:
+def _walked(habit: Habit, values: Sequence[bytes]) -> pa.Table:
     """The walk as the decoder does it, and nothing around it."""
     page = Page(values, MESSAGE_BYTES_MAX)
-    layout = Habit().layout(WIRE, len(page), page.size_bytes(0, len(page)), page.sample)
-    if layout is None:
-        raise RuntimeError("no layout was found: a poll was too small, or had other documents")
+    layout = habit.layout(WIRE, len(page), page.size_bytes(0, len(page)), page.sample)
+    if layout is None:  # a poll that was cut short
+        return page.read(0, len(page), WIRE)
     tables = []
     for low in range(0, len(page), WALK_RECORDS_MAX):
         table, unlike = page.walk(low, min(low + WALK_RECORDS_MAX, len(page)), layout, WIRE)
@@ -117,7 +118,8 @@ def main(name: str, bootstrap: str, topic: str, messages: int, folder: Path) -> 
         return
     if name in ("reader", "walk"):
         values = [[message.value() or b"" for message in poll] for poll in polls]
-        tables = _timed(chain.typed if name == "reader" else _walked, values)
+        step = chain.typed if name == "reader" else partial(_walked, Habit())
+        tables = _timed(step, values)
     else:
         decoder = make_decoder(
             "json",

@@ -1,10 +1,11 @@
 """Processes of the program that begin with its modules loaded: forked by one that has them.
 
 A start takes most of a second of CPU, nearly all of it imports, and the tests start the program a
-thousand times. What is forked is a process like any other: it can be killed, stopped and waited
-for, reads its command line and its environment, and ends as Python does. The process that forks has
-one thread and nothing open, so that nothing is inherited half done; it belongs to the process of
-the tests and ends with it.
+thousand times. What is forked can be killed, stopped and waited for, reads its command line and its
+environment, and ends as Python does. What it has of the process that forks: modules, their
+allocators, and the seed of hashes. So nothing is forked whose memory is measured, or whose
+environment has what is read before or while modules are loaded. The process that forks runs no
+thread of Python's and has nothing open; it belongs to the process of the tests and ends with it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ MODULES = (
     "pyiceberg.catalog.sql",
     "sqlalchemy.dialects.sqlite",
 )
+#: Variables that a process reads before ours can: those of a fork are of no effect.
+EARLY = ("PYTHON", "LD_", "PYICEBERG_", "ARROW_", "MALLOC_", "GRPC_", "OMP_", "OPENBLAS_")
 #: Most bytes of a command line with its environment.
 REQUEST_BYTES_MAX = 128 << 10
 #: Bytes of a number in an answer: first the process's id, then, when it has ended, how.
@@ -66,8 +69,12 @@ class Forked:
     def __init__(
         self, module: str, words: list[str], environ: dict[str, str], stdout: int | IO[str]
     ) -> None:
+        early = {name for name in {*environ, *os.environ} if name.startswith(EARLY)}
+        late = [name for name in early if environ.get(name) != os.environ.get(name)]
+        assert not late, f"{', '.join(late)}: of no effect on what is forked"
         self.args = [module, *words]
         self.returncode: int | None = None
+        self._written = bytearray()
         self.stdout: IO[str] | None = None
         request = {"module": module, "words": words, "environ": environ, "folder": os.getcwd()}
         message = json.dumps(request).encode()
@@ -111,28 +118,30 @@ class Forked:
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Waits until it has ended; what it has written."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        written = bytearray()
 
         def left() -> float | None:
             return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-        if self.stdout is not None:
+        if self.stdout is not None and not self.stdout.closed:
             file = self.stdout.fileno()
             while True:
                 if not select.select([file], [], [], left())[0]:
-                    raise subprocess.TimeoutExpired(self.args, timeout or 0.0, bytes(written))
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
                 chunk = os.read(file, 1 << 16)
                 if not chunk:
                     break
-                written += chunk
+                # Kept over a time-out: what was written until then is asked for next.
+                self._written += chunk
             self.stdout.close()
         self.wait(left())
-        return written.decode(), None
+        return self._written.decode(), None
 
     def send_signal(self, number: int) -> None:
         """Sends a signal, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
+        # It may end between the question and the signal.
+        with suppress(ProcessLookupError):
+            if self.returncode is None:
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -170,8 +179,14 @@ def _forker() -> socket.socket:
 
 
 def _serve(control: socket.socket) -> dict[str, Any] | None:
-    """Forks for each request; in what is forked, the request; None at the end of requests."""
+    """Forks for each request; in what is forked, the request; None at the end of requests.
+
+    What is alive then is killed: nobody waits for it.
+    """
     children: dict[int, int] = {}
+    pid = os.getpid()
+    # Ctrl-C is for the tests, which end by it, and this process with them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake, waking = os.pipe()
     os.set_blocking(waking, False)
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
@@ -186,8 +201,6 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
                 continue
             message, files, _, _ = socket.recv_fds(control, REQUEST_BYTES_MAX, 2)
             if not message:
-                for pid in children:
-                    os.kill(pid, signal.SIGKILL)
                 return None
             output, answering = files
             pid = os.fork()
@@ -200,10 +213,14 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
                 return request
             os.close(output)
             children[pid] = answering
-            os.write(answering, pid.to_bytes(NUMBER_BYTES, "little", signed=True))
+            _tell(answering, pid)
     finally:
+        for child in children if pid else ():
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         control.close()
         os.close(wake)
         os.close(waking)
@@ -215,9 +232,13 @@ def _tell_ends(children: dict[int, int]) -> None:
         if pid == 0:
             return
         answering = children.pop(pid)
-        with suppress(BrokenPipeError):  # nobody waits for it any more
-            os.write(answering, status.to_bytes(NUMBER_BYTES, "little", signed=True))
+        _tell(answering, status)
         os.close(answering)
+
+
+def _tell(answering: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # nobody waits for it any more
+        os.write(answering, number.to_bytes(NUMBER_BYTES, "little", signed=True))
 
 
 def main(descriptor: int) -> None:

@@ -37,6 +37,7 @@ class Program:
         tracked: whether it is shown in Prefect, as the environment says where.
         prefix: what its command begins with, to be run somewhere else.
         module: what is run; another has to end in `k2i_tasks.cli.main`.
+        fresh: whether its processes begin from nothing, always.
 
     Attributes:
         forks: whether processes are forked where they can be, for all of these. The tests do so;
@@ -54,6 +55,7 @@ class Program:
     tracked: bool = False
     prefix: tuple[str, ...] = ()
     module: str = "k2i_tasks.cli"
+    fresh: bool = False
 
     @property
     def table(self) -> str:
@@ -149,7 +151,9 @@ sql_catalog = {{ type = "sqlite", url = "sqlite:///{self.folder}/catalog.db" }}"
         # The configuration is an option of the innermost command: "dead-letters replay".
         words = [*name.split(), "--config", str(self.config), *arguments]
         variables = {**os.environ, **self.environ, **(environ or {})}
-        if self.forks and not (self.prefix or self.tracked):
+        # Only what loads the most: other commands are to load what they need by themselves.
+        plain = self.fresh or self.prefix or self.tracked
+        if self.forks and name == "ingest" and not plain:
             return Forked(self.module, words, variables, stdout)
         return subprocess.Popen(
             [*self.prefix, sys.executable, "-m", self.module, *words],

@@ -1,10 +1,12 @@
 """`members.py COUNT CONFIG`: so many members of one consumer group, each a `k2i ingest`.
 
-SIGTERM is passed on to all of them. Ends once all have: with the first exit code that is not 0.
+SIGTERM is passed on to all of them, and so is the end of one. Ends once all have: with the first
+exit code that is not 0.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,20 +14,44 @@ import sys
 from pathlib import Path
 from typing import Any
 
+#: Linux's prctl: the signal that a process gets when its parent has ended.
+_PARENT_DEATH_SIGNAL = 1
+
 count, config = int(sys.argv[1]), Path(sys.argv[2])
 words = ["-m", "k2i_tasks.cli", "ingest", "--config", str(config), "--no-prefect", "--plain"]
-members: list[subprocess.Popen[bytes]] = []
+members: dict[int, subprocess.Popen[bytes]] = {}
+system = ctypes.CDLL(None)
 
 
-def pass_on(number: int, _frame: Any) -> None:
-    for member in members:
-        member.send_signal(number)
+def end(number: int = signal.SIGTERM, _frame: Any = None) -> None:
+    for member in members.values():
+        if member.poll() is None:
+            member.send_signal(number)
 
 
-signal.signal(signal.SIGTERM, pass_on)
+def follow() -> None:
+    """A member does not outlive us, however we end."""
+    system.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+# Whoever ends us meanwhile is heard once all are there to be told.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.signal(signal.SIGTERM, end)
 for number in range(count):
     # The one thing that members do not have in common.
     log = {"K2I_TRANSACTION_LOG_LOG_DIR": str(config.parent / f"log-{number}")}
-    members.append(subprocess.Popen([sys.executable, *words], env={**os.environ, **log}))
-codes = [member.wait() for member in members]
-sys.exit(next((code for code in codes if code), 0))
+    member = subprocess.Popen(
+        [sys.executable, *words], env={**os.environ, **log}, preexec_fn=follow
+    )
+    members[member.pid] = member
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+code = 0
+for _ in range(count):
+    # Whichever ends first: alone, the others would do its work, and be taken for all of them.
+    pid, status = os.wait()
+    members[pid].returncode = os.waitstatus_to_exitcode(status)
+    code = code or abs(members[pid].returncode)
+    end()
+sys.exit(code)

@@ -80,7 +80,8 @@ def test_a_slow_catalog_pauses_consumption_and_memory_stays_bounded(
     )
     written = produce(kafka_bootstrap, topic, values)
     health, metrics = free_port(), free_port()
-    program = Program(tmp_path, kafka_bootstrap, topic, rest_catalog)
+    # Its memory is measured.
+    program = Program(tmp_path, kafka_bootstrap, topic, rest_catalog, fresh=True)
     program.environ = {
         "K2I_BUFFER_MAX_SIZE_MB": str(BUFFER_MB),
         "K2I_BUFFER_FLUSH_BATCH_SIZE": "1000000",
