@@ -27,6 +27,10 @@ from k2i_tasks.errors import IntegrityError, SchemaConflictError
 from k2i_tasks.iceberg.arrow import column_at
 from k2i_tasks.iceberg.transforms import apply_transform
 
+#: Parts in which rows are put in the order of their groups. Each looks through all rows, so that
+#: more of them cost more; with one, all rows are there twice.
+BLOCKS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -70,12 +74,20 @@ def split(rows: pa.Table, schema: Schema, spec: PartitionSpec, order: SortOrder)
         sorting = np.argsort(groups, kind="stable")
     else:
         sorting = sorting[np.argsort(groups[sorting], kind="stable")]
-    ordered = rows.take(pa.array(sorting))
     ends = np.cumsum(np.bincount(groups, minlength=count))
-    start = 0
-    for end in ends.tolist():
-        yield Group(ordered.slice(start, end - start), _values(encoded, int(sorting[start])))
-        start = end
+    block_rows = -(-rows.num_rows // BLOCKS)
+    start = first = 0
+    while first < count:
+        # A copy of a part of the groups at a time: at least one, else as many as are a block.
+        last = max(first + 1, int(np.searchsorted(ends, start + block_rows, side="right")))
+        low = start
+        ordered = rows.take(pa.array(sorting[low : ends[last - 1]]))
+        for end in ends[first:last].tolist():
+            part = ordered.slice(start - low, end - start)
+            yield Group(part, _values(encoded, int(sorting[start])))
+            start = end
+        del part, ordered
+        first = last
 
 
 def in_order(rows: pa.Table, schema: Schema, order: SortOrder) -> pa.Table:
