@@ -152,14 +152,15 @@ def racing(
         stopping: waits so many seconds, and says whether no further try may begin.
     """
 
+    waits = RetryPolicy(RACE_WAIT_SECONDS, RACE_WAIT_SECONDS_MAX)
+
     def attempt() -> None:
-        for race in range(RACES_MAX):
+        for race in range(1, RACES_MAX + 1):
             try:
                 return commit()
             except CommitConflictError as error:
                 log.info("%s: another writer was first, once more: %s", label, error)
-                longest = min(RACE_WAIT_SECONDS * 2**race, RACE_WAIT_SECONDS_MAX)
-                if stopping(longest * random.uniform(0.1, 1.0)):
+                if stopping(waits.wait_seconds(race)):
                     raise
         commit()
 
