@@ -23,8 +23,7 @@ import sys
 import time
 from contextlib import suppress
 from functools import cache
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 #: What an ingestion loads sooner or later; the rest comes with it.
 MODULES = (
@@ -149,19 +148,6 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        if self.stdout is not None:
-            self.stdout.close()
-        self.wait()
-
 
 @cache
 def _forker() -> socket.socket:
@@ -184,7 +170,6 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
     What is alive then is killed: nobody waits for it.
     """
     children: dict[int, int] = {}
-    pid = os.getpid()
     # Ctrl-C is for the tests, which end by it, and this process with them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wake, waking = os.pipe()
@@ -209,13 +194,14 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
                     os.dup2(output, descriptor)
                 for descriptor in (output, answering, *children.values()):
                     os.close(descriptor)
+                children.clear()  # they are not ours here
                 request: dict[str, Any] = json.loads(message)
                 return request
             os.close(output)
             children[pid] = answering
             _tell(answering, pid)
     finally:
-        for child in children if pid else ():
+        for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         signal.set_wakeup_fd(-1)

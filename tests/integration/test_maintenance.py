@@ -16,7 +16,7 @@ from k2i_tasks.iceberg.state import recorded
 from k2i_tasks.verification.report import Verdict
 from tests.fault_world import World, world_at
 from tests.integration.test_verify import verified
-from tests.program import Program
+from tests.program import Program, finished
 from tests.running import Running, running
 from tests.support import CatalogAt
 
@@ -63,9 +63,7 @@ def fill(world: World, run: Running, commits: int, *, bad: int = 0) -> None:
 
 def job(program: Program, *words: str, environ: dict[str, str] | None = None) -> tuple[int, str]:
     """`k2i maintenance`, in a process of its own."""
-    process = program.command("maintenance", *words, environ=environ)
-    output, _ = process.communicate(timeout=120)
-    return process.wait(), output
+    return finished(program.command("maintenance", *words, environ=environ))
 
 
 def report_of(output: str) -> dict[str, dict[str, Any]]:
