@@ -17,6 +17,7 @@ import pyarrow as pa
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from pyiceberg.catalog.rest import RestCatalog
 
+from benchmarks.ingested import BUFFER_MB, ENVIRON
 from benchmarks.topic import SCHEMA, Topic
 from tests.program import Program
 from tests.stack import maven
@@ -28,8 +29,6 @@ PEERS = Path(__file__).resolve().parent / "peers"
 NAMESPACE = "tests"
 #: Names the program of K2I in Rust, built by `cargo build --release` in its repository.
 RUST_BINARY = "RUST_K2I"
-#: Bound of the rows in memory, ours and its.
-BUFFER_MB = 256
 #: Processes that share the topic: as many as Flink has slots, Connect tasks and Spark threads.
 MEMBERS = 2
 #: Columns of the table that it fills with bytes.
@@ -142,12 +141,10 @@ def _k2i(job: Job, form: str) -> Started:
         extra="[prefect]\nenabled = false\n",
     )
     environ = {
+        **ENVIRON,
         "K2I_ICEBERG_TABLE_NAME": job.table,
         "K2I_KAFKA_FORMAT_TYPE": form,
-        "K2I_KAFKA_BATCH_SIZE": "20000",
         "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": str(job.interval_seconds),
-        "K2I_BUFFER_FLUSH_BATCH_SIZE": "100000",
-        "K2I_BUFFER_MAX_SIZE_MB": str(BUFFER_MB),
     }
     words = ["-m", "k2i_tasks.cli", "ingest", "--config", str(program.config), "--no-prefect"]
     return Started([sys.executable, *words, "--plain"], environ)
@@ -163,8 +160,8 @@ def _members(job: Job) -> Started:
         "K2I_KAFKA_HEARTBEAT_INTERVAL_MS": "200",
         "K2I_BUFFER_MAX_SIZE_MB": str(BUFFER_MB // MEMBERS),
     }
-    words = (str(MEMBERS), job.folder / "k2i.toml")
-    return Started([sys.executable, PEERS / "members.py", *words], environ)
+    members = (PEERS / "members.py", str(MEMBERS), job.folder)
+    return Started([sys.executable, *members, *alone.words], environ)
 
 
 def rust_k2i(

@@ -20,12 +20,14 @@ from tests.program import Program
 
 #: Longest that one ingestion may take, in seconds.
 PATIENCE_SECONDS = 3_600.0
+#: Bound of the rows in memory.
+BUFFER_MB = 256
 #: What the program is run with, unless a benchmark says otherwise.
 ENVIRON = {
     "K2I_KAFKA_BATCH_SIZE": "20000",
     "K2I_BUFFER_FLUSH_INTERVAL_SECONDS": "5",
     "K2I_BUFFER_FLUSH_BATCH_SIZE": "100000",
-    "K2I_BUFFER_MAX_SIZE_MB": "256",
+    "K2I_BUFFER_MAX_SIZE_MB": str(BUFFER_MB),
 }
 
 

@@ -22,8 +22,10 @@ from confluent_kafka import Message
 from benchmarks.peers import chain
 from benchmarks.topic import SCHEMA
 from k2i_tasks.codecs import MetadataColumns, make_decoder
-from k2i_tasks.codecs.json_habit import WALK_RECORDS_MAX, Habit
+from k2i_tasks.codecs.json_habit import Habit
 from k2i_tasks.codecs.json_page import Page
+from k2i_tasks.codecs.json_parts import Part, read_part
+from k2i_tasks.codecs.wire import RefusedError, wire_schema
 from k2i_tasks.types import OffsetRange, RawBatch, TopicPartition
 
 #: Part, and what it is.
@@ -35,13 +37,7 @@ PARTS = {
 }
 
 MESSAGE_BYTES_MAX = 10 << 20
-#: Times are read as texts, which are made times of where all columns are conformed.
-WIRE = pa.schema(
-    [
-        (field.name, pa.string() if pa.types.is_timestamp(field.type) else field.type)
-        for field in SCHEMA
-    ]
-)
+WIRE = wire_schema(SCHEMA, exact=False)
 
 
 def _read(bootstrap: str, topic: str, messages: int) -> list[list[Message]]:
@@ -83,12 +79,12 @@ def _walked(habit: Habit, values: Sequence[bytes]) -> pa.Table:
     """The walk as the decoder does it, and nothing around it."""
     page = Page(values, MESSAGE_BYTES_MAX)
     layout = habit.layout(WIRE, len(page), page.size_bytes(0, len(page)), page.sample)
-    if layout is None:  # a poll that was cut short
-        return page.read(0, len(page), WIRE)
     tables = []
-    for low in range(0, len(page), WALK_RECORDS_MAX):
-        table, unlike = page.walk(low, min(low + WALK_RECORDS_MAX, len(page)), layout, WIRE)
-        if len(unlike):
+    for read in read_part(page, Part(0, len(page), layout), WIRE):
+        if isinstance(read.found, RefusedError):
+            raise read.found
+        table, unlike = read.found
+        if unlike is not None and len(unlike):
             raise RuntimeError(f"{len(unlike)} of {len(table)} documents are unlike the others")
         tables.append(table)
     return pa.concat_tables(tables)

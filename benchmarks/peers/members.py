@@ -1,4 +1,4 @@
-"""`members.py COUNT CONFIG`: so many members of one consumer group, each a `k2i ingest`.
+"""`members.py COUNT FOLDER WORD...`: so many members of one consumer group, each by that command.
 
 SIGTERM is passed on to all of them, and so is the end of one. Ends once all have: with the first
 exit code that is not 0.
@@ -17,16 +17,16 @@ from typing import Any
 #: Linux's prctl: the signal that a process gets when its parent has ended.
 _PARENT_DEATH_SIGNAL = 1
 
-count, config = int(sys.argv[1]), Path(sys.argv[2])
-words = ["-m", "k2i_tasks.cli", "ingest", "--config", str(config), "--no-prefect", "--plain"]
+count, folder, words = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 members: dict[int, subprocess.Popen[bytes]] = {}
 system = ctypes.CDLL(None)
 
 
 def end(number: int = signal.SIGTERM, _frame: Any = None) -> None:
-    for member in members.values():
-        if member.poll() is None:
-            member.send_signal(number)
+    for pid, member in members.items():
+        # By its id: a question whether it lives would take its end from who waits for it below.
+        if member.returncode is None:
+            os.kill(pid, number)
 
 
 def follow() -> None:
@@ -40,10 +40,8 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 signal.signal(signal.SIGTERM, end)
 for number in range(count):
     # The one thing that members do not have in common.
-    log = {"K2I_TRANSACTION_LOG_LOG_DIR": str(config.parent / f"log-{number}")}
-    member = subprocess.Popen(
-        [sys.executable, *words], env={**os.environ, **log}, preexec_fn=follow
-    )
+    log = {"K2I_TRANSACTION_LOG_LOG_DIR": str(folder / f"log-{number}")}
+    member = subprocess.Popen(words, env={**os.environ, **log}, preexec_fn=follow)
     members[member.pid] = member
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
