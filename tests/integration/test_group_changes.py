@@ -194,19 +194,20 @@ def test_a_commit_that_lands_just_before_the_claim_of_the_one_that_joins_lands_o
     world: World, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     claiming = Hold(tmp_path / "claiming")
-    with Stream(world) as stream, running(member(world, 1, through=proxy)) as run:
+    with Stream(world) as stream, ExitStack() as stack:
+        run = stack.enter_context(running(member(world, 1, through=proxy)))
         run.until_committed(10)
         claiming.at("commit.send.before")
-        with running(member(world, 2, hold=claiming)) as other:
-            with on_the_wire(world, proxy, run, Act.LATE):
-                claiming.until_there()
-                assert proxy.release() == [200]
-                claiming.let_go()
-                other.until_committed(1)
-            until_shared(world, run, other)
-            stream.stop()
-            until_settled(world, run, other)
-            other.drain()
+        with on_the_wire(world, proxy, run, Act.LATE):
+            other = stack.enter_context(running(member(world, 2, hold=claiming)))
+            claiming.until_there()
+            assert proxy.release() == [200]
+            claiming.let_go()
+            other.until_committed(1)
+        until_shared(world, run, other)
+        stream.stop()
+        until_settled(world, run, other)
+        other.drain()
         run.drain()
     world.all_in()
 
