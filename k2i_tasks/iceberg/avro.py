@@ -10,7 +10,7 @@ where paths are read, each manifest's count of live files.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -58,7 +58,7 @@ class Manifest(File):
 
 
 class _Bytes(InputFile):
-    """A file that was read whole."""
+    """A file that was read whole, and is no shorter than it was written."""
 
     def __init__(self, location: str, data: bytes) -> None:
         super().__init__(location)
@@ -97,10 +97,12 @@ def manifests_of(files: FileIO, snapshot: Snapshot) -> tuple[Manifest, ...]:
     schema = MANIFEST_LIST_FILE_SCHEMAS[DEFAULT_READ_VERSION]
     types = {-1: ManifestFile, 508: PartitionFieldSummary}
     found = []
-    for one in _records(files, snapshot.manifest_list, schema, types, {517: ManifestContent}):
-        added, existing = one.added_files_count, one.existing_files_count
-        live = None if added is None or existing is None else added + existing
-        found.append(Manifest(one.manifest_path, one.manifest_length, live))
+    source = files.new_input(snapshot.manifest_list)
+    with translated(f"reading {snapshot.manifest_list}"):
+        for one in _records(source, schema, types, {517: ManifestContent}):
+            added, existing = one.added_files_count, one.existing_files_count
+            live = None if added is None or existing is None else added + existing
+            found.append(Manifest(one.manifest_path, one.manifest_length, live))
     must_list_files(snapshot, found)
     return tuple(found)
 
@@ -133,7 +135,7 @@ def live_files(files: FileIO, manifest: Manifest) -> tuple[File, ...]:
     return tuple(
         File(entry.data_file.file_path, entry.data_file.file_size_in_bytes)
         for entry in _entries(files, manifest)
-        if _is_live(entry)
+        if is_live(entry)
     )
 
 
@@ -146,31 +148,38 @@ def named_files(files: FileIO, manifest: Manifest) -> set[str]:
     return {entry.data_file.file_path for entry in _entries(files, manifest)}
 
 
-def _entries(files: FileIO, manifest: Manifest) -> list[ManifestEntry]:
+def entries_in(source: InputFile) -> Iterator[ManifestEntry]:
+    """The entries of a manifest as they are stored, each read as it is asked for. May block.
+
+    Raises:
+        TransientError: it came cut, or something else came.
+    """
     schema = MANIFEST_ENTRY_SCHEMAS[DEFAULT_READ_VERSION]
     types = {-1: ManifestEntry, 2: DataFile}
     enums = {0: ManifestEntryStatus, 101: FileFormat, 134: DataFileContent}
-    found = _records(files, manifest.path, schema, types, enums)
-    live = sum(map(_is_live, found))
+    return _records(source, schema, types, enums)
+
+
+def _entries(files: FileIO, manifest: Manifest) -> Iterator[ManifestEntry]:
+    live = 0
+    with translated(f"reading {manifest.path}"):
+        for entry in entries_in(files.new_input(manifest.path)):
+            live += is_live(entry)
+            yield entry
     if manifest.live is not None and live != manifest.live:
         raise _short(manifest.path, f"has {live} live files of {manifest.live}")
-    return found
 
 
-def _is_live(entry: ManifestEntry) -> bool:
+def is_live(entry: ManifestEntry) -> bool:
+    """Whether the file is there, and not told to be deleted."""
     return bool(entry.status != ManifestEntryStatus.DELETED)
 
 
 def _records(
-    files: FileIO,
-    path: str,
-    schema: Schema,
-    types: dict[int, Any],
-    enums: dict[int, Any],
-) -> list[Any]:
-    reading = translated(f"reading {path}")
-    with reading, WholeAvroFile[Any](files.new_input(path), schema, types, enums) as reader:
-        return list(reader)
+    source: InputFile, schema: Schema, types: dict[int, Any], enums: dict[int, Any]
+) -> Iterator[Any]:
+    with WholeAvroFile[Any](source, schema, types, enums) as reader:
+        yield from reader
 
 
 class WholeAvroFile(AvroFile[Row]):
@@ -182,14 +191,25 @@ class WholeAvroFile(AvroFile[Row]):
         Raises:
             TransientError: it came cut, or something else came.
         """
-        path = self.input_file.location
-        with self.input_file.open() as stream:
-            data = stream.read()
-        if not data.endswith(_header(path, data).sync):
-            raise _short(path, "ends in the middle")
-        self.input_file = _Bytes(path, data)
+        self.input_file = whole(self.input_file)
         super().__enter__()
         return self
+
+
+def whole(source: InputFile) -> InputFile:
+    """An Avro file in memory. May block.
+
+    Raises:
+        TransientError: it came cut, or something else came.
+    """
+    if isinstance(source, _Bytes):
+        return source
+    path = source.location
+    with source.open() as stream:
+        data = stream.read()
+    if not data.endswith(_header(path, data).sync):
+        raise _short(path, "ends in the middle")
+    return _Bytes(path, data)
 
 
 def _header(path: str, data: bytes) -> AvroFileHeader:

@@ -32,7 +32,7 @@ from k2i_tasks.iceberg.dead_letters import with_all_columns
 from k2i_tasks.iceberg.letters import Key, among, equal, is_null, keys_of
 from k2i_tasks.iceberg.maintenance.replace import replace_files
 from k2i_tasks.iceberg.maintenance.rewriting import Joined, Rewriter
-from k2i_tasks.iceberg.maintenance.survey import Source, Survey, live_entries
+from k2i_tasks.iceberg.maintenance.survey import Source, Survey
 
 log = logging.getLogger(__name__)
 
@@ -138,20 +138,19 @@ class Marks:
         for _ in range(_CONFLICTS_MAX):
             table = load_table(self._catalog, self._identifier)
             manifests = survey.again(table)
-            there = {each.manifest_path: each for each in manifests}
+            there = {each.manifest_path for each in manifests}
             if any(survey.manifest_of(one.staged.path) in there for one in written):
                 return  # told to be a conflict, and landed all the same
             places = {survey.manifest_of(one.sources[0].path) for one in written}
             changed = any(survey.is_deleted_from(one.sources[0]) for one in written)
-            if changed or not there.keys() >= places:
+            if changed or not there >= places:
                 break
-            touched = {path: live_entries(table.io, there[path]) for path in sorted(places)}
             try:
                 replace_files(
                     table,
                     "main",
                     manifests,
-                    touched,
+                    places,
                     written,
                     lambda _snapshot, _parent: None,
                     operation=Operation.OVERWRITE,

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from pyiceberg.catalog import Catalog
-from pyiceberg.manifest import ManifestEntry, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 
@@ -34,7 +33,7 @@ from k2i_tasks.iceberg.data_files import STAGED_SECONDS_MAX, discard, read_foote
 from k2i_tasks.iceberg.maintenance.plan import CompactionOptions, Group, Join, plan_groups
 from k2i_tasks.iceberg.maintenance.replace import replace_files
 from k2i_tasks.iceberg.maintenance.rewriting import Joined, Rewriter, StoppedError
-from k2i_tasks.iceberg.maintenance.survey import Source, Survey, live_entries
+from k2i_tasks.iceberg.maintenance.survey import Source, Survey
 from k2i_tasks.iceberg.state import ancestors
 
 __all__ = ["Compacted", "Compaction", "CompactionOptions", "Group", "Join"]
@@ -246,8 +245,7 @@ class Compaction:
         if not work.written:
             return
         # Most of the reading is done before anybody has to wait for it.
-        table = self._look()
-        entries = self._touched(work, table, self._survey.again(table), {})
+        self._survey.again(self._look())
         with self._lane:
             table = self._look()
             manifests = self._survey.again(table)
@@ -262,29 +260,18 @@ class Compaction:
                 table,
                 self._branch,
                 manifests,
-                self._touched(work, table, manifests, entries),
+                self._touched(work),
                 work.written,
                 lambda snapshot, parent: work.sent.append((snapshot, parent)),
             )
         self._count(work)
 
-    def _touched(
-        self,
-        work: _Work,
-        table: Table,
-        manifests: Sequence[ManifestFile],
-        known: Mapping[str, Sequence[ManifestEntry]],
-    ) -> dict[str, Sequence[ManifestEntry]]:
-        """The manifests with files to be replaced, by location, and their entries."""
-        wanted = {
+    def _touched(self, work: _Work) -> set[str]:
+        """Locations of the manifests with files to be replaced."""
+        return {
             self._survey.manifest_of(source.path)
             for joined in work.written
             for source in joined.sources
-        }
-        return {
-            path: known[path] if path in known else live_entries(table.io, each)
-            for each in manifests
-            if (path := each.manifest_path) in wanted
         }
 
     def _has_landed(self, work: _Work, table: Table, there: set[str]) -> bool:

@@ -8,7 +8,8 @@ that they hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence, Set
+from itertools import chain
 from typing import Any
 
 from pyiceberg.manifest import (
@@ -16,6 +17,7 @@ from pyiceberg.manifest import (
     ManifestEntry,
     ManifestEntryStatus,
     ManifestFile,
+    ManifestWriter,
 )
 from pyiceberg.table import Table, TableProperties
 from pyiceberg.table.snapshots import (
@@ -32,7 +34,7 @@ from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.committer import MemoTransaction
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.maintenance.rewriting import Joined
-from k2i_tasks.iceberg.maintenance.survey import live_files
+from k2i_tasks.iceberg.manifests import fetched, live_count
 from k2i_tasks.iceberg.state import sink_properties
 
 #: Summary entry that says which job of ours made a snapshot.
@@ -46,7 +48,7 @@ def replace_files(
     table: Table,
     branch: str,
     manifests: Sequence[ManifestFile],
-    touched: Mapping[str, Sequence[ManifestEntry]],
+    touched: Set[str],
     joined: Sequence[Joined],
     intent: Intent,
     *,
@@ -61,7 +63,7 @@ def replace_files(
         table: as just loaded.
         branch: the branch; it has a head.
         manifests: all of its head.
-        touched: the live entries of those that hold the files to be replaced, by location.
+        touched: locations of those that hold the files to be replaced.
         joined: the new files, each with those that it replaces.
         intent: called once the commit is built, before it is sent.
         operation: `REPLACE` where the rows stay what they are, else `OVERWRITE`.
@@ -105,7 +107,7 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         branch: str,
         properties: dict[str, str],
         manifests: Sequence[ManifestFile],
-        touched: Mapping[str, Sequence[ManifestEntry]],
+        touched: Set[str],
         joined: Sequence[Joined],
         operation: Operation = Operation.REPLACE,
     ) -> None:
@@ -118,13 +120,15 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         self._touched = touched
         self._joined = joined
         self._replaced = {source.path for each in joined for source in each.sources}
-        self._removed: list[ManifestEntry] = []
+        self._removed: list[str] = []
+        self._changes = self._collector()
 
     def _validate_concurrency(self) -> None:
         """Who calls has looked at the head that the catalog will compare."""
 
     def _deleted_entries(self) -> list[ManifestEntry]:
-        return self._removed
+        """None: our `_manifests` writes them as it finds them."""
+        return []
 
     def _existing_manifests(self) -> list[ManifestFile]:
         return [
@@ -137,8 +141,7 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
 
     def _manifests(self) -> list[ManifestFile]:
         written = [*self._added(), *self._rewritten()]
-        gone = {entry.data_file.file_path for entry in self._removed}
-        if gone != self._replaced or len(self._removed) != len(self._replaced):
+        if set(self._removed) != self._replaced or len(self._removed) != len(self._replaced):
             raise IntegrityError(
                 f"{self._job} of {'.'.join(self._table.name())}: of {len(self._replaced)} files to "
                 f"be replaced {len(self._removed)} were found; nothing is committed."
@@ -177,30 +180,30 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         for manifest in self._head:
             if manifest.manifest_path in self._touched:
                 by_spec.setdefault(manifest.partition_spec_id, []).append(manifest)
-        found = []
-        for spec_id, manifests in by_spec.items():
-            entries = [each for one in manifests for each in self._touched[one.manifest_path]]
-            at_once = self._entries_of_a_manifest(manifests, len(entries))
-            for start in range(0, len(entries), at_once):
-                with self.new_manifest_writer(self.spec(spec_id)) as writer:
-                    for entry in entries[start : start + at_once]:
-                        if entry.data_file.file_path in self._replaced:
-                            self._removed.append(entry)
-                            writer.delete(entry)
-                        else:
-                            writer.existing(entry)
-                found.append(writer.to_manifest_file())
-        return found
-
-    def _entries_of_a_manifest(self, read: Sequence[ManifestFile], entries: int) -> int:
-        target = property_as_int(
-            self._transaction.table_metadata.properties,
+        size = self._setting(
             TableProperties.MANIFEST_TARGET_SIZE_BYTES,
             TableProperties.MANIFEST_TARGET_SIZE_BYTES_DEFAULT,
         )
-        assert target is not None
-        size = sum(each.manifest_length for each in read)
-        return max(1, target * max(1, entries) // max(1, size))
+        found = []
+        for spec_id, manifests in by_spec.items():
+            live = chain.from_iterable(each.live() for each in fetched(self._table.io, manifests))
+            for first in live:
+                with self.new_manifest_writer(self.spec(spec_id)) as writer:
+                    self._carry(first, writer)
+                    while writer.tell() < size and (entry := next(live, None)) is not None:
+                        self._carry(entry, writer)
+                found.append(writer.to_manifest_file())
+        return found
+
+    def _carry(self, entry: ManifestEntry, writer: ManifestWriter) -> None:
+        file = entry.data_file
+        if file.file_path not in self._replaced:
+            writer.existing(entry)
+            return
+        writer.delete(entry)
+        metadata = self._transaction.table_metadata
+        self._changes.remove_file(file, metadata.schema(), metadata.specs()[file.spec_id])
+        self._removed.append(file.file_path)
 
     def _must_hold_the_same(self, found: Sequence[ManifestFile]) -> None:
         """Whatever went wrong in reading or building, no file and no row may get lost by it."""
@@ -215,21 +218,25 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
                 "many rows; nothing is committed."
             )
 
-    def _summary(self, snapshot_properties: dict[str, str] | None = None) -> Summary:
-        metadata = self._transaction.table_metadata
-        schema, specs = metadata.schema(), metadata.specs()
-        limit = property_as_int(
-            metadata.properties,
+    def _collector(self) -> SnapshotSummaryCollector:
+        limit = self._setting(
             TableProperties.WRITE_PARTITION_SUMMARY_LIMIT,
             TableProperties.WRITE_PARTITION_SUMMARY_LIMIT_DEFAULT,
         )
-        collector = SnapshotSummaryCollector(partition_summary_limit=limit or 0)
+        return SnapshotSummaryCollector(partition_summary_limit=limit)
+
+    def _setting(self, name: str, default: int) -> int:
+        found = property_as_int(self._transaction.table_metadata.properties, name, default)
+        assert found is not None
+        return found
+
+    def _summary(self, snapshot_properties: dict[str, str] | None = None) -> Summary:
+        metadata = self._transaction.table_metadata
+        schema, specs = metadata.schema(), metadata.specs()
         for each in self._joined:
-            collector.add_file(each.entry, schema, specs[each.entry.spec_id])
-        for entry in self._removed:
-            collector.remove_file(entry.data_file, schema, specs[entry.data_file.spec_id])
+            self._changes.add_file(each.entry, schema, specs[each.entry.spec_id])
         parent = metadata.snapshot_by_id(self._parent_snapshot_id or -1)
-        entries: dict[str, Any] = {**collector.build(), **(snapshot_properties or {})}
+        entries: dict[str, Any] = {**self._changes.build(), **(snapshot_properties or {})}
         summed = update_snapshot_summaries(
             Summary(self._operation, **entries), parent.summary if parent is not None else None
         )
@@ -242,7 +249,7 @@ def _totals(manifests: Sequence[ManifestFile]) -> tuple[int, int] | None:
     for each in manifests:
         if each.content != ManifestContent.DATA:
             continue
-        added, existing, count = each.added_rows_count, each.existing_rows_count, live_files(each)
+        added, existing, count = each.added_rows_count, each.existing_rows_count, live_count(each)
         if added is None or existing is None or count is None:
             return None
         files, rows = files + count, rows + added + existing

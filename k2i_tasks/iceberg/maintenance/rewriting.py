@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +20,7 @@ from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.arrow import align
 from k2i_tasks.iceberg.data_files import SORT_ORDER_KEY, data_file
 from k2i_tasks.iceberg.errors import translated
+from k2i_tasks.iceberg.few_ahead import few_ahead
 from k2i_tasks.iceberg.maintenance.survey import Source
 from k2i_tasks.iceberg.output import (
     ROW_GROUP_BYTES,
@@ -186,20 +185,8 @@ def _fetched(table: Table, sources: Sequence[Source]) -> Iterator[tuple[Source, 
         with reading, table.io.new_input(source.path).open() as stream:
             return pa.py_buffer(stream.read())
 
-    waiting: deque[tuple[Source, Future[pa.Buffer | None]]] = deque()
-    with ThreadPoolExecutor(_READERS, "k2i-compact") as pool:
-        try:
-            for source in sources:
-                waiting.append((source, pool.submit(fetch, source)))
-                if len(waiting) > _AHEAD:
-                    first, bytes_ = waiting.popleft()
-                    yield first, bytes_.result()
-            while waiting:
-                first, bytes_ = waiting.popleft()
-                yield first, bytes_.result()
-        finally:
-            for _, left in waiting:
-                left.cancel()
+    bytes_ = few_ahead(fetch, sources, threads=_READERS, most=_AHEAD)
+    return zip(sources, bytes_, strict=True)
 
 
 def _is_plain(found: pa.Schema, wanted: pa.Schema) -> bool:

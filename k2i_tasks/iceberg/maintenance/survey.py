@@ -7,10 +7,8 @@ keeps the time short between a look at the head and the commit that is built on 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pyiceberg.io import FileIO
 from pyiceberg.manifest import (
     DataFile,
     DataFileContent,
@@ -23,12 +21,10 @@ from pyiceberg.table import Table
 from pyiceberg.table.delete_file_index import DeleteFileIndex
 from pyiceberg.typedef import Record
 
-from k2i_tasks.errors import Component, ServiceError, TransientError
+from k2i_tasks.errors import Component, ServiceError
 from k2i_tasks.iceberg.avro import must_list_files
 from k2i_tasks.iceberg.errors import translated
-
-#: Manifests that are read at the same time, as long as they have few entries: of some 10 KB each.
-READERS, ENTRIES_AT_ONCE = 4, 500
+from k2i_tasks.iceberg.manifests import fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +85,7 @@ class Survey:
         """
         manifests = head_manifests(table, self._branch)
         deletes = DeleteFileIndex()
-        for manifest, entries in _read(table, manifests, ManifestContent.DELETES):
-            self._seen.add(manifest.manifest_path)
+        for _manifest, entries in _read(table, manifests, ManifestContent.DELETES):
             for entry in entries:
                 self._deletes.add(entry.data_file.file_path)
                 if entry.data_file.content == DataFileContent.EQUALITY_DELETES:
@@ -98,10 +93,8 @@ class Survey:
                 deletes.add_delete_file(entry, partition_key=entry.data_file.partition)
         spec_id = table.metadata.default_spec_id
         found: list[Source] = []
-        for manifest, entries in _read(table, manifests, ManifestContent.DATA):
-            self._seen.add(manifest.manifest_path)
-            if manifest.partition_spec_id != spec_id:
-                continue
+        current = [each for each in manifests if each.partition_spec_id == spec_id]
+        for manifest, entries in _read(table, current, ManifestContent.DATA):
             for entry in entries:
                 file = entry.data_file
                 if file.file_format != FileFormat.PARQUET or file.file_size_in_bytes >= small_bytes:
@@ -110,6 +103,7 @@ class Survey:
                 if not deletes.for_data_file(sequence, file, file.partition):
                     self._located[file.file_path] = manifest.manifest_path
                     found.append(_source(entry))
+        self._seen.update(each.manifest_path for each in manifests)
         return sorted(found, key=lambda each: each.sequence_number)
 
     def keep(self, paths: Iterable[str]) -> None:
@@ -170,56 +164,13 @@ def head_manifests(table: Table, branch: str) -> list[ManifestFile]:
     return manifests
 
 
-def live_entries(io: FileIO, manifest: ManifestFile) -> list[ManifestEntry]:
-    """The entries of files that are there. May block.
-
-    Raises:
-        TransientError: the store is away, or not all entries came.
-    """
-    with translated(f"reading manifest {manifest.manifest_path}"):
-        entries = manifest.fetch_manifest_entry(io, discard_deleted=True)
-    told = live_files(manifest)
-    if told is not None and told != len(entries):
-        raise TransientError(
-            f"Manifest {manifest.manifest_path} was read with {len(entries)} live files, its list "
-            f"says {told}.",
-            component=Component.STORAGE,
-            remedy="Another answer than the file came from the store, or the file is damaged.",
-        )
-    return entries
-
-
-def live_files(manifest: ManifestFile) -> int | None:
-    """How many files that are there it tells of; None where it does not say (format version 1)."""
-    added, existing = manifest.added_files_count, manifest.existing_files_count
-    return None if added is None or existing is None else added + existing
-
-
 def _read(
     table: Table, manifests: Sequence[ManifestFile], content: ManifestContent
-) -> Iterator[tuple[ManifestFile, list[ManifestEntry]]]:
-    """Manifest by manifest, a few read ahead."""
+) -> Iterator[tuple[ManifestFile, Iterator[ManifestEntry]]]:
+    """Manifest by manifest, with the entries of files that are there."""
     chosen = [each for each in manifests if each.content == content]
-    with ThreadPoolExecutor(READERS, "k2i-manifests") as pool:
-        for some in _rounds(chosen):
-            yield from zip(
-                some, pool.map(lambda each: live_entries(table.io, each), some), strict=True
-            )
-
-
-def _rounds(manifests: Sequence[ManifestFile]) -> Iterator[list[ManifestFile]]:
-    """So many at a time that few entries are in memory, at least one."""
-    some: list[ManifestFile] = []
-    count = 0
-    for manifest in manifests:
-        more = live_files(manifest) or 0
-        if some and (len(some) == READERS or count + more > ENTRIES_AT_ONCE):
-            yield some
-            some, count = [], 0
-        some.append(manifest)
-        count += more
-    if some:
-        yield some
+    for each in fetched(table.io, chosen):
+        yield each.manifest, each.live()
 
 
 def _source(entry: ManifestEntry) -> Source:
