@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +151,13 @@ SERVE = "from flows.ingest import ingest; ingest.serve(name='served', pause_on_s
 
 @contextmanager
 def served(live: Live, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that serves the ingest flow, as deployments/README.md says; ended by SIGTERM."""
+    """A process that serves the ingest flow, as deployments/README.md says; ended by SIGTERM.
+
+    If it has to be killed, what its threads were doing is in the log, and the log in the failure.
+    """
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE],
+            [sys.executable, "-X", "faulthandler", "-c", SERVE],
             env=client_environ(live),
             cwd=ROOT,
             stdout=log,
@@ -163,10 +166,14 @@ def served(live: Live, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         )
         try:
             yield process
-        finally:
+        except BaseException as error:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                process.send_signal(signal.SIGABRT)
+                process.wait(20)
+                with suppress(ProcessLookupError):  # its runs, if there are any
+                    os.killpg(process.pid, signal.SIGKILL)
+            error.add_note(log_path.read_text())
+            raise
 
 
 def test_a_served_ingest_runs_is_cancelled_and_the_server_process_ends_on_sigterm(
