@@ -14,10 +14,13 @@ from pyiceberg.typedef import Record
 
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.data_files import BATCH_KEY, SORT_ORDER_KEY
+from k2i_tasks.iceberg.encoding import Encoding
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.output import DataFileOutput, OpenFile, row_group_rows
 from k2i_tasks.types import StagedFile
 
+#: Rows of a file from which its encoding is chosen by its own.
+SAMPLED_ROWS_MIN = 1_024
 #: Bytes of a local file after which it is made durable so far.
 SYNC_BYTES = 8 << 20
 
@@ -69,11 +72,14 @@ class PartitionFiles:
     Args:
         batch: theirs.
         partition: the partition's values in Iceberg's internal form.
+        like: the encoding of rows like theirs, for files of few rows: to look at each costs more
+            than it gives.
     """
 
-    def __init__(self, batch: BatchFiles, partition: Record) -> None:
+    def __init__(self, batch: BatchFiles, partition: Record, like: Encoding | None = None) -> None:
         self._batch = batch
         self._partition = partition
+        self._like = like
         self._open = ExitStack()
         self._file: OpenFile | None = None
         self._synced_bytes = 0
@@ -124,7 +130,11 @@ class PartitionFiles:
     def _begin(self, sample: pa.Table) -> OpenFile:
         hit("flush.file.before")
         batch = self._batch
-        opened = batch.output.open(batch.next_name(), self._partition, sample, batch.metadata)
+        few = sample.num_rows < SAMPLED_ROWS_MIN
+        encoding = self._like if self._like is not None and few else Encoding(sample)
+        opened = batch.output.open(
+            batch.next_name(), self._partition, sample.num_rows, encoding, batch.metadata
+        )
         self._file = self._open.enter_context(opened)
         self._synced_bytes = 0
         return self._file

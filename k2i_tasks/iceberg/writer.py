@@ -12,6 +12,7 @@ from pyiceberg.table import Table
 from k2i_tasks.config import Config
 from k2i_tasks.iceberg.arrow import align
 from k2i_tasks.iceberg.data_files import data_file, discard, read_staged
+from k2i_tasks.iceberg.encoding import Encoding
 from k2i_tasks.iceberg.output import DataFileOutput
 from k2i_tasks.iceberg.partition_files import BatchFiles, PartitionFiles
 from k2i_tasks.iceberg.split import Group
@@ -67,18 +68,18 @@ class DataFileWriter:
         return batch.staged
 
     def _write_groups(self, rows: pa.Table, batch: BatchFiles) -> None:
-        groups = self._output.groups(rows)
+        groups, like = self._output.groups(rows), Encoding(rows)
         if self._output.is_local:
             for group in groups:
-                _write_group(group, batch)
+                _write_group(group, batch, like)
             return
         with ThreadPoolExecutor(_UPLOADS_AT_ONCE, "k2i-upload") as pool:
-            for done in [pool.submit(_write_group, group, batch) for group in groups]:
+            for done in [pool.submit(_write_group, group, batch, like) for group in groups]:
                 done.result()
 
 
-def _write_group(group: Group, batch: BatchFiles) -> None:
-    files = PartitionFiles(batch, group.partition)
+def _write_group(group: Group, batch: BatchFiles, like: Encoding) -> None:
+    files = PartitionFiles(batch, group.partition, like)
     try:
         files.write(group.rows)
         files.close()

@@ -190,6 +190,20 @@ def test_every_type_keeps_its_values_nulls_and_statistics(
     assert found == [True] * 5, "files of ours need no projection"
 
 
+def test_rows_of_every_type_are_written_and_joined_by_the_thousand(tmp_path: Path) -> None:
+    config = config_at(tmp_path)
+    catalog = catalog_of(config)
+    create_table(catalog, NAME, EVERYTHING, config)
+    for first in (0, 1_500):
+        add(catalog, config, of_everything(first, 1_500))
+    before = catalog.load_table(NAME)
+    assert compaction(catalog).run().rows == 3_002
+    after = catalog.load_table(NAME)
+    assert len(seen(after)) == 3_002
+    assert seen(after) == seen(before)
+    assert outside(after) == outside(before)
+
+
 def test_files_come_to_lie_in_their_partitions(tmp_path: Path) -> None:
     spec = [
         {"source_field": "day", "transform": "identity"},

@@ -351,7 +351,7 @@ def test_a_new_spec_amid_a_compaction_ends_it_with_what_was_written(
         with table_at(tmp_path).update_spec() as update:
             update.add_identity("n")
 
-    size = files(table_at(tmp_path))[0].file_size_in_bytes
+    size = max(each.file_size_in_bytes for each in files(table_at(tmp_path)))
     options = CompactionOptions(2 * size, 2 * size + 1, min_files=2, group_bytes_max=1)
     with armed("compact.staged", partition):
         done = compaction(tmp_path, options).run()
@@ -361,7 +361,7 @@ def test_a_new_spec_amid_a_compaction_ends_it_with_what_was_written(
 
 def test_it_ends_early_with_what_is_written(tmp_path: Path, by: Committer) -> None:
     stop = threading.Event()
-    size = files(table_at(tmp_path))[0].file_size_in_bytes
+    size = max(each.file_size_in_bytes for each in files(table_at(tmp_path)))
     options = CompactionOptions(2 * size, 2 * size + 1, min_files=2)
     job = compaction(tmp_path, options, stopping=stop.is_set)
     with armed("compact.file.written", lambda _name: stop.set()):

@@ -19,6 +19,7 @@ from k2i_tasks.errors import Component, IntegrityError, K2IError
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.arrow import align
 from k2i_tasks.iceberg.data_files import SORT_ORDER_KEY, data_file
+from k2i_tasks.iceberg.encoding import Encoding
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.few_ahead import few_ahead
 from k2i_tasks.iceberg.maintenance.survey import Source
@@ -105,13 +106,15 @@ class Rewriter:
         ahead = list(islice(pieces, 1 if self._order.is_unsorted else 2))
         name = f"compact-{uuid.uuid4().hex}.parquet"
         metadata = self._metadata(is_whole=len(ahead) == 1)
-        with self._output.open(name, sources[0].partition, ahead[0], metadata) as file:
+        told = sum(source.rows for source in sources)
+        partition, encoding = sources[0].partition, Encoding(ahead[0])
+        with self._output.open(name, partition, told, encoding, metadata) as file:
+            del encoding
             while ahead:
                 piece = ahead.pop(0)
                 file.write(piece, row_group_rows(piece))
                 del piece  # before the next is read
                 ahead = ahead or list(islice(pieces, 1))
-            told = sum(source.rows for source in sources)
             if file.rows != told:
                 raise _other_rows(f"{len(sources)} files", told, file.rows)
             hit("compact.file.written")
