@@ -157,12 +157,12 @@ class _Partition:
             self._waiting[-1] = rows.take(pa.array(np.arange(rows.num_rows)))
 
     def end(self) -> None:
-        self._write()
+        self._write(is_last=True)
         self.files.close()
 
-    def _write(self) -> None:
+    def _write(self, *, is_last: bool = False) -> None:
         if self._waiting:
-            self.files.write(pa.concat_tables(self._waiting))
+            self.files.write(pa.concat_tables(self._waiting), is_last=is_last)
             self._waiting, self._rows, self._bytes = [], 0, 0
 
 

@@ -97,8 +97,8 @@ def manifests_of(files: FileIO, snapshot: Snapshot) -> tuple[Manifest, ...]:
     schema = MANIFEST_LIST_FILE_SCHEMAS[DEFAULT_READ_VERSION]
     types = {-1: ManifestFile, 508: PartitionFieldSummary}
     found = []
-    source = files.new_input(snapshot.manifest_list)
     with translated(f"reading {snapshot.manifest_list}"):
+        source = files.new_input(snapshot.manifest_list)
         for one in _records(source, schema, types, {517: ManifestContent}):
             added, existing = one.added_files_count, one.existing_files_count
             live = None if added is None or existing is None else added + existing

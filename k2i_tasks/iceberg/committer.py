@@ -23,7 +23,7 @@ from k2i_tasks.errors import Component, FencedError, IntegrityError, SchemaConfl
 from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.catalog import load_table
 from k2i_tasks.iceberg.errors import translated
-from k2i_tasks.iceberg.manifests import merge_by_and_by
+from k2i_tasks.iceberg.manifests import merged_by_and_by
 from k2i_tasks.iceberg.ownership import Claim, admits, holder, must_own
 from k2i_tasks.iceberg.pending import NO_UPDATES, PendingSchema, Updates
 from k2i_tasks.iceberg.references import keep_all
@@ -310,10 +310,9 @@ class Committer:
             raise IntegrityError(
                 f"Commit to {self.name}: built on {producer._parent_snapshot_id}, head is {parent}."
             )
-        merge_by_and_by(producer)
         keep_all(producer, table.metadata.snapshot_by_id(parent) if parent is not None else None)
         hit("commit.manifests.before")
-        with translated(f"writing manifests of {self.name}"):
+        with translated(f"writing manifests of {self.name}"), merged_by_and_by(producer):
             producer.commit()
         transaction.set_properties({**(properties or {}), key: value})
         hit("commit.intent.before")

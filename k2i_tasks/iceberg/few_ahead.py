@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,8 +13,10 @@ Result = TypeVar("Result")
 
 def few_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """What `function` gives for each item, in their order, computed on other threads.
+
+    Who leaves before the end closes it, so that the threads end.
 
     Args:
         function: of one item; may block.

@@ -8,7 +8,8 @@ used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyiceberg.manifest import (
 )
 from pyiceberg.table.update.snapshot import _SnapshotProducer
 
-from k2i_tasks.errors import Component, TransientError
+from k2i_tasks.errors import Component, K2IError, TransientError
 from k2i_tasks.iceberg.avro import entries_in, is_live, whole
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.few_ahead import few_ahead
@@ -67,14 +68,26 @@ class Fetched:
         return filter(is_live, self.entries())
 
 
-def fetched(io: FileIO, manifests: Iterable[ManifestFile]) -> Iterator[Fetched]:
+def fetched(
+    io: FileIO, manifests: Iterable[ManifestFile], known: Mapping[str, Fetched] | None = None
+) -> Generator[Fetched]:
     """Manifest by manifest in their order, a few fetched ahead. May block.
+
+    Args:
+        io: file access of their table.
+        manifests: which.
+        known: those that are in memory, by their paths.
 
     Raises:
         ServiceError: one is not there (its cause is `FileNotFoundError`), or the store refuses.
         TransientError: the store is away; or a manifest came cut or garbled.
     """
-    return few_ahead(lambda each: _fetch(io, each), manifests, threads=READERS, most=READERS)
+
+    def found(manifest: ManifestFile) -> Fetched:
+        there = known.get(manifest.manifest_path) if known else None
+        return there or _fetch(io, manifest)
+
+    return few_ahead(found, manifests, threads=READERS, most=READERS)
 
 
 def live_count(manifest: ManifestFile) -> int | None:
@@ -83,15 +96,32 @@ def live_count(manifest: ManifestFile) -> int | None:
     return None if added is None or existing is None else added + existing
 
 
-def merge_by_and_by(producer: _SnapshotProducer[Any]) -> None:
-    """Has a commit that merges manifests read their entries one at a time."""
+@contextmanager
+def merged_by_and_by(producer: _SnapshotProducer[Any]) -> Iterator[None]:
+    """Has a commit, if it merges manifests in the block, read their entries one at a time.
+
+    Raises:
+        ServiceError, TransientError: as `fetched`, if a manifest could not be read.
+    """
+    failures: list[K2IError] = []
 
     def entries(manifest: ManifestFile, discard_deleted: bool = True) -> Iterator[ManifestEntry]:
-        found = _fetch(producer._io, manifest)
-        return found.live() if discard_deleted else found.entries()
+        try:
+            found = _fetch(producer._io, manifest)
+            yield from found.live() if discard_deleted else found.entries()
+        except K2IError as error:
+            failures.append(error)
+            raise
 
     chosen: Callable[..., Any] = entries  # PyIceberg's gives a list, which it iterates over
     producer.fetch_manifest_entry = chosen  # type: ignore[method-assign]
+    try:
+        yield
+    except Exception as error:
+        # Of a manifest without an entry yet, PyIceberg says that it is empty, and nothing else.
+        if failures and error is not failures[0]:
+            raise failures[0] from error
+        raise
 
 
 def _fetch(io: FileIO, manifest: ManifestFile) -> Fetched:

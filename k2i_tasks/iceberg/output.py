@@ -16,7 +16,6 @@ from pyiceberg.typedef import Record
 
 from k2i_tasks.iceberg.arrow import arrow_schema
 from k2i_tasks.iceberg.data_files import FRESH, Footer
-from k2i_tasks.iceberg.encoding import Encoding
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.files import in_folder, local_path, remove, sync_file
 from k2i_tasks.iceberg.split import Group, partition_text, split
@@ -28,7 +27,15 @@ _CODECS = {"none": "none", "uncompressed": "none"}
 #: Most rows of one row group, and most bytes of Arrow data.
 ROW_GROUP_ROWS_MAX = 1_000_000
 ROW_GROUP_BYTES = 128 << 20
+_FEW_ROWS = 4_096
 _PATH_PART_CHARS_MAX = 180
+_OPTIONS: dict[str, Any] = {
+    "store_decimal_as_integer": True,
+    "write_statistics": True,
+    "write_page_index": True,
+    "dictionary_pagesize_limit": 1 << 20,
+    "data_page_size": 1 << 20,
+}
 
 
 class DataFileOutput:
@@ -43,7 +50,8 @@ class DataFileOutput:
         self.table = table
         self.schema = arrow_schema(table.schema())
         self.spec = table.spec()
-        self._codec = _CODECS.get(codec, codec)
+        #: Parquet's name of it.
+        self.codec = _CODECS.get(codec, codec)
         self._types = self.spec.partition_type(table.schema())
         self._locations = table.location_provider()
 
@@ -66,8 +74,7 @@ class DataFileOutput:
         self,
         name: str,
         partition: Record,
-        rows: int,
-        encoding: Encoding,
+        encoding: Mapping[str, Any],
         metadata: Mapping[bytes, bytes],
     ) -> Iterator[OpenFile]:
         """A file to be filled in the block; durable once the block is left. May block.
@@ -77,8 +84,7 @@ class DataFileOutput:
         Args:
             name: of the file, without its folder.
             partition: the partition's values in Iceberg's internal form.
-            rows: how many it is to have, as far as that is known.
-            encoding: of rows like its own.
+            encoding: of its columns, as `Encoding.options` says.
             metadata: for the footer.
 
         Raises:
@@ -86,12 +92,11 @@ class DataFileOutput:
             TransientError: the store is away.
         """
         location = self._location(name, partition)
-        schema, options = self.schema.with_metadata(dict(metadata)), self._options(encoding, rows)
-        del encoding  # else its sample stays in memory as long as the file is open
+        schema = self.schema.with_metadata(dict(metadata))
         with translated(f"writing {location}"):
             try:
                 stream = self._create(location)
-                with stream, pq.ParquetWriter(stream, schema, **options) as writer:
+                with stream, pq.ParquetWriter(stream, schema, **encoding, **_OPTIONS) as writer:
                     found = OpenFile(location, stream, writer)
                     yield found
                     writer.close()
@@ -120,16 +125,6 @@ class DataFileOutput:
         if path is None:
             return self.table.io.new_output(location).create()
         return in_folder(path, lambda: pa.OSFile(str(path), "wb"))
-
-    def _options(self, encoding: Encoding, rows: int) -> dict[str, Any]:
-        return {
-            **encoding.options(rows, self._codec),
-            "store_decimal_as_integer": True,
-            "write_statistics": True,
-            "write_page_index": True,
-            "dictionary_pagesize_limit": 1 << 20,
-            "data_page_size": 1 << 20,
-        }
 
     def _location(self, name: str, partition: Record) -> str:
         if self.spec.is_unpartitioned():
@@ -188,8 +183,8 @@ def _short(part: str) -> str:
 
 def row_group_rows(rows: pa.Table) -> int:
     """Rows per row group: 128 MiB of Arrow data, at most a million."""
-    # Of all that they are slices of, which takes a twentieth of the time to tell.
-    if rows.num_rows <= ROW_GROUP_ROWS_MAX and rows.get_total_buffer_size() <= ROW_GROUP_BYTES:
+    # Bytes of all that they are slices of are told in a twentieth of the time.
+    if rows.num_rows <= _FEW_ROWS and rows.get_total_buffer_size() <= ROW_GROUP_BYTES:
         return max(1, int(rows.num_rows))
     per_row = max(1.0, rows.nbytes / max(1, rows.num_rows))
     return max(1, min(ROW_GROUP_ROWS_MAX, int(ROW_GROUP_BYTES / per_row)))

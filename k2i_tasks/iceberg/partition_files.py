@@ -72,8 +72,7 @@ class PartitionFiles:
     Args:
         batch: theirs.
         partition: the partition's values in Iceberg's internal form.
-        like: the encoding of rows like theirs, for files of few rows: to look at each costs more
-            than it gives.
+        like: of rows like theirs, for a file of few: to look at each costs more than it gives.
     """
 
     def __init__(self, batch: BatchFiles, partition: Record, like: Encoding | None = None) -> None:
@@ -84,11 +83,12 @@ class PartitionFiles:
         self._file: OpenFile | None = None
         self._synced_bytes = 0
 
-    def write(self, rows: pa.Table) -> None:
+    def write(self, rows: pa.Table, *, is_last: bool = False) -> None:
         """Appends rows as row groups.
 
         Args:
             rows: n rows of the partition, in the columns of the table.
+            is_last: whether `close` comes next.
 
         Raises:
             ServiceError: the disk is full or read-only, the store refuses.
@@ -96,7 +96,7 @@ class PartitionFiles:
         """
         limit = row_group_rows(rows)
         for start in range(0, rows.num_rows, limit):
-            file = self._file or self._begin(rows.slice(start))
+            file = self._file or self._begin(rows.slice(start), is_whole=is_last)
             with translated(f"writing {file.location}"):
                 file.write(rows.slice(start, limit), limit)
             hit("flush.file.group")
@@ -127,14 +127,13 @@ class PartitionFiles:
         self._file = None
         self._open.__exit__(_GivenUp, _GivenUp(), None)
 
-    def _begin(self, sample: pa.Table) -> OpenFile:
+    def _begin(self, rows: pa.Table, *, is_whole: bool) -> OpenFile:
         hit("flush.file.before")
         batch = self._batch
-        few = sample.num_rows < SAMPLED_ROWS_MIN
-        encoding = self._like if self._like is not None and few else Encoding(sample)
-        opened = batch.output.open(
-            batch.next_name(), self._partition, sample.num_rows, encoding, batch.metadata
-        )
+        few = rows.num_rows < SAMPLED_ROWS_MIN
+        sampled = self._like if self._like is not None and few else Encoding(rows)
+        encoding = sampled.options(rows, batch.output.codec, is_whole=is_whole)
+        opened = batch.output.open(batch.next_name(), self._partition, encoding, batch.metadata)
         self._file = self._open.enter_context(opened)
         self._synced_bytes = 0
         return self._file

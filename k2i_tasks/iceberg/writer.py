@@ -81,7 +81,7 @@ class DataFileWriter:
 def _write_group(group: Group, batch: BatchFiles, like: Encoding) -> None:
     files = PartitionFiles(batch, group.partition, like)
     try:
-        files.write(group.rows)
+        files.write(group.rows, is_last=True)
         files.close()
     except BaseException:
         files.discard()

@@ -169,9 +169,11 @@ def served(live: Live, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         except BaseException as error:
             if process.poll() is None:
                 process.send_signal(signal.SIGABRT)
-                process.wait(20)
-                with suppress(ProcessLookupError):  # its runs, if there are any
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                with suppress(ProcessLookupError):  # and its runs, if there are any
                     os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             error.add_note(log_path.read_text())
             raise
 

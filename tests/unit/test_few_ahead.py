@@ -65,5 +65,5 @@ def test_what_is_not_asked_for_is_not_computed() -> None:
     begun: list[int] = []
     results = few_ahead(begun.append, range(100), threads=2, most=2)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert len(begun) <= 3

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyiceberg.io import FileIO
 from pyiceberg.manifest import (
     DataFile,
     DataFileContent,
@@ -21,6 +23,7 @@ from pyiceberg.table import Table
 from pyiceberg.typedef import Record
 
 from k2i_tasks.errors import ServiceError, TransientError
+from k2i_tasks.iceberg import manifests as module
 from k2i_tasks.iceberg.committer import Intent
 from k2i_tasks.iceberg.maintenance.replace import replace_files
 from k2i_tasks.iceberg.maintenance.rewriting import Joined
@@ -91,7 +94,8 @@ def as_list(table: Table) -> int:
 
 
 def same(entry: ManifestEntry) -> tuple[object, ...]:
-    return (entry, entry.data_file.spec_id)
+    """All of it: PyIceberg's files are equal by their paths."""
+    return (*entry._data[:-1], *entry.data_file._data, entry.data_file.spec_id)
 
 
 def joined(table: Table, numbers: range) -> Joined:
@@ -110,6 +114,10 @@ def put(one: Joined, table: Table, intent: Intent = lambda _id, _parent: None) -
     """Replaces files of the table's one manifest."""
     (manifest,) = manifests(table)
     replace_files(table, "main", [manifest], {manifest.manifest_path}, [one], intent)
+
+
+def away(_io: FileIO, manifest: ManifestFile) -> Fetched:
+    raise TransientError(f"{manifest.manifest_path} is away.")
 
 
 class SentError(Exception):
@@ -209,8 +217,27 @@ def test_replaced_files_that_are_many_are_told_of_in_manifests_of_the_tables_siz
     )
 
 
+def ahead_threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("k2i-ahead")]
+
+
+def test_a_replacement_that_fails_leaves_no_file_and_no_thread(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted(Path(table.location().removeprefix("file://")).rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_fetch", away)
+        with pytest.raises(TransientError, match="is away") as told:
+            put(joined(table, range(10)), table)
+        assert ahead_threads() == [], told  # though the error is held
+    assert sorted(Path(table.location().removeprefix("file://")).rglob("*")) == files
+    with pytest.raises(SentError) as sent:
+        put(joined(table, range(10)), table, stop)
+    assert ahead_threads() == [], sent
+
+
 def test_few_entries_are_in_memory_when_a_commit_merges_manifests(
-    tmp_path: Path, table: Table, as_list: int
+    tmp_path: Path, table: Table, as_list: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merging = {
         "commit.manifest-merge.enabled": "true",
@@ -229,6 +256,12 @@ def test_few_entries_are_in_memory_when_a_commit_merges_manifests(
             build(stop)
 
     assert traced(stopped) < as_list / 3
+
+    # PyIceberg has begun to write what they are merged into by then.
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_fetch", away)
+        with pytest.raises(TransientError, match="is away"):
+            build(stop)
     build(lambda _snapshot, _parent: None)
     (merged,) = manifests(fresh(table))
     assert (merged.added_files_count, merged.existing_files_count) == (1, FILES)

@@ -34,6 +34,7 @@ from k2i_tasks.iceberg.maintenance.plan import CompactionOptions, Group, Join, p
 from k2i_tasks.iceberg.maintenance.replace import replace_files
 from k2i_tasks.iceberg.maintenance.rewriting import Joined, Rewriter, StoppedError
 from k2i_tasks.iceberg.maintenance.survey import Source, Survey
+from k2i_tasks.iceberg.manifests import Fetched, fetched
 from k2i_tasks.iceberg.state import ancestors
 
 __all__ = ["Compacted", "Compaction", "CompactionOptions", "Group", "Join"]
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: Times in a row that others may be faster before the caller is told.
 _CONFLICTS_MAX = 8
+#: Most bytes of manifests that are in memory before anybody waits for the commit.
+_READ_AHEAD_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +248,7 @@ class Compaction:
         if not work.written:
             return
         # Most of the reading is done before anybody has to wait for it.
-        self._survey.again(self._look())
+        known = self._read_ahead(work)
         with self._lane:
             table = self._look()
             manifests = self._survey.again(table)
@@ -263,8 +266,22 @@ class Compaction:
                 self._touched(work),
                 work.written,
                 lambda snapshot, parent: work.sent.append((snapshot, parent)),
+                known=known,
             )
         self._count(work)
+
+    def _read_ahead(self, work: _Work) -> dict[str, Fetched]:
+        """The manifests with files to be replaced as they are now, but for what would be much."""
+        table = self._look()
+        manifests, touched = self._survey.again(table), self._touched(work)
+        chosen, size = [], 0
+        for manifest in manifests:
+            if manifest.manifest_path in touched:
+                size += manifest.manifest_length
+                if size > _READ_AHEAD_BYTES:
+                    break
+                chosen.append(manifest)
+        return {each.manifest.manifest_path: each for each in fetched(table.io, chosen)}
 
     def _touched(self, work: _Work) -> set[str]:
         """Locations of the manifests with files to be replaced."""

@@ -8,7 +8,8 @@ that they hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import closing
 from itertools import chain
 from typing import Any
 
@@ -34,7 +35,7 @@ from k2i_tasks.failpoints import hit
 from k2i_tasks.iceberg.committer import MemoTransaction
 from k2i_tasks.iceberg.errors import translated
 from k2i_tasks.iceberg.maintenance.rewriting import Joined
-from k2i_tasks.iceberg.manifests import fetched, live_count
+from k2i_tasks.iceberg.manifests import Fetched, fetched, live_count
 from k2i_tasks.iceberg.state import sink_properties
 
 #: Summary entry that says which job of ours made a snapshot.
@@ -52,6 +53,7 @@ def replace_files(
     joined: Sequence[Joined],
     intent: Intent,
     *,
+    known: Mapping[str, Fetched] | None = None,
     operation: Operation = Operation.REPLACE,
     job: str = "compaction",
 ) -> int:
@@ -66,6 +68,7 @@ def replace_files(
         touched: locations of those that hold the files to be replaced.
         joined: the new files, each with those that it replaces.
         intent: called once the commit is built, before it is sent.
+        known: some of `touched` that were read before, by location.
         operation: `REPLACE` where the rows stay what they are, else `OVERWRITE`.
         job: what this is, in the summary and in errors.
 
@@ -80,7 +83,7 @@ def replace_files(
     entries = {**sink_properties(table.metadata, branch), JOB_KEY: job}
     transaction = MemoTransaction(table)
     producer = ReplaceFiles(
-        transaction, table, branch, entries, manifests, touched, joined, operation
+        transaction, table, branch, entries, manifests, touched, known, joined, operation
     )
     parent = table.metadata.refs[branch].snapshot_id
     if producer._parent_snapshot_id != parent:
@@ -108,6 +111,7 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         properties: dict[str, str],
         manifests: Sequence[ManifestFile],
         touched: Set[str],
+        known: Mapping[str, Fetched] | None,
         joined: Sequence[Joined],
         operation: Operation = Operation.REPLACE,
     ) -> None:
@@ -118,6 +122,7 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         self._job = properties.get(JOB_KEY, "compaction").capitalize()
         self._head = manifests
         self._touched = touched
+        self._known = known
         self._joined = joined
         self._replaced = {source.path for each in joined for source in each.sources}
         self._removed: list[str] = []
@@ -140,7 +145,8 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         ]
 
     def _manifests(self) -> list[ManifestFile]:
-        written = [*self._added(), *self._rewritten()]
+        left = self._rewritten()  # first: what cannot be read is told before anything is written
+        written = [*self._added(), *left]
         if set(self._removed) != self._replaced or len(self._removed) != len(self._replaced):
             raise IntegrityError(
                 f"{self._job} of {'.'.join(self._table.name())}: of {len(self._replaced)} files to "
@@ -186,13 +192,14 @@ class ReplaceFiles(_SnapshotProducer["ReplaceFiles"]):
         )
         found = []
         for spec_id, manifests in by_spec.items():
-            live = chain.from_iterable(each.live() for each in fetched(self._table.io, manifests))
-            for first in live:
-                with self.new_manifest_writer(self.spec(spec_id)) as writer:
-                    self._carry(first, writer)
-                    while writer.tell() < size and (entry := next(live, None)) is not None:
-                        self._carry(entry, writer)
-                found.append(writer.to_manifest_file())
+            with closing(fetched(self._table.io, manifests, self._known)) as read:
+                live = chain.from_iterable(each.live() for each in read)
+                for first in live:
+                    with self.new_manifest_writer(self.spec(spec_id)) as writer:
+                        self._carry(first, writer)
+                        while writer.tell() < size and (entry := next(live, None)) is not None:
+                            self._carry(entry, writer)
+                    found.append(writer.to_manifest_file())
         return found
 
     def _carry(self, entry: ManifestEntry, writer: ManifestWriter) -> None:

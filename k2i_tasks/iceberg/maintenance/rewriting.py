@@ -106,15 +106,14 @@ class Rewriter:
         ahead = list(islice(pieces, 1 if self._order.is_unsorted else 2))
         name = f"compact-{uuid.uuid4().hex}.parquet"
         metadata = self._metadata(is_whole=len(ahead) == 1)
-        told = sum(source.rows for source in sources)
-        partition, encoding = sources[0].partition, Encoding(ahead[0])
-        with self._output.open(name, partition, told, encoding, metadata) as file:
-            del encoding
+        encoding = Encoding(ahead[0]).options(ahead[0], self._output.codec, is_whole=False)
+        with self._output.open(name, sources[0].partition, encoding, metadata) as file:
             while ahead:
                 piece = ahead.pop(0)
                 file.write(piece, row_group_rows(piece))
                 del piece  # before the next is read
                 ahead = ahead or list(islice(pieces, 1))
+            told = sum(source.rows for source in sources)
             if file.rows != told:
                 raise _other_rows(f"{len(sources)} files", told, file.rows)
             hit("compact.file.written")

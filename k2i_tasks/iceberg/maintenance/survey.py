@@ -7,6 +7,7 @@ keeps the time short between a look at the head and the commit that is built on 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from pyiceberg.manifest import (
@@ -169,8 +170,9 @@ def _read(
 ) -> Iterator[tuple[ManifestFile, Iterator[ManifestEntry]]]:
     """Manifest by manifest, with the entries of files that are there."""
     chosen = [each for each in manifests if each.content == content]
-    for each in fetched(table.io, chosen):
-        yield each.manifest, each.live()
+    with closing(fetched(table.io, chosen)) as read:
+        for each in read:
+            yield each.manifest, each.live()
 
 
 def _source(entry: ManifestEntry) -> Source:
