@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+from k2i_tasks.no_rows import no_rows
 from k2i_tasks.predicates import Predicate, plain
 
 #: (columns, all when None; what is known of the condition; rows at most) -> rows.
@@ -51,7 +52,7 @@ def lazy_batches(schema: pa.Schema, read: ReadBatches) -> pl.LazyFrame:
             if left == 0:
                 return
 
-    return register_io_source(rows, schema=as_frame(schema.empty_table()).schema)
+    return register_io_source(rows, schema=as_frame(no_rows(schema)).schema)
 
 
 def as_frame(table: pa.Table) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from k2i_tasks.buffer.piece import Piece
 from k2i_tasks.errors import Component, SchemaConflictError, TransientError
 from k2i_tasks.iceberg.arrow import align, arrow_schema
 from k2i_tasks.iceberg.heads import Head, columns_of
+from k2i_tasks.no_rows import no_rows
 from k2i_tasks.types import Offsets
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class HotRows:
         _both, columns = self.columns(head, self.schemas(held.pieces))
         chosen = [part for made in self._made(held, columns) for part in _chosen(made, base)]
         if not chosen:
-            return as_frame(columns.empty_table()).lazy(), 0
+            return as_frame(no_rows(columns)).lazy(), 0
         # Only what a query asks for is then joined.
         lazy = pl.concat([frame.lazy() for frame in chosen]) if chosen[1:] else chosen[0].lazy()
         return lazy, sum(frame.height for frame in chosen)
@@ -147,11 +148,11 @@ class HotRows:
         """No rows, in the columns that are known."""
         known = self._known
         if known is not None:
-            return known[3].empty_table()
+            return no_rows(known[3])
         held = self._buffer.held()
         if not self.knows(held):
             return pa.table({})
-        return self.columns(self.head, self.schemas(held.pieces))[1].empty_table()
+        return no_rows(self.columns(self.head, self.schemas(held.pieces))[1])
 
     def type_of(self, name: str) -> pa.DataType | None:
         """The type of a column in memory; None where there is none."""

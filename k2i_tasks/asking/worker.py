@@ -27,6 +27,7 @@ from k2i_tasks.asking.pieces import OLDEST, pieces, rows_at_once
 from k2i_tasks.asking.reasons import reason
 from k2i_tasks.asking.wire import MEMORY_CODE, Wire, schema_of
 from k2i_tasks.errors import ConfigError, K2IError
+from k2i_tasks.no_rows import no_rows
 from k2i_tasks.sql_guard import check_query
 
 #: Address space for each byte of memory that a query may take: allocators reserve far more than
@@ -54,7 +55,7 @@ class Tables:
 
     def frame(self, name: str, schema: pa.Schema) -> pl.LazyFrame:
         """The table as a frame that asks for what a query needs of it."""
-        kinds = _frame(schema.empty_table()).schema
+        kinds = _frame(no_rows(schema)).schema
 
         def rows(
             columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, _rows: Any
@@ -89,7 +90,7 @@ class Tables:
             got = True
             yield _frame(pa.Table.from_batches([batch], part))
         if not got:
-            yield _frame(part.empty_table())
+            yield _frame(no_rows(part))
 
     def _next(self, number: int, schema: pa.Schema) -> pa.RecordBatch | None:
         with self.lock:

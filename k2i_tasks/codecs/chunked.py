@@ -10,6 +10,7 @@ import pyarrow as pa
 from k2i_tasks.codecs.payloads import DecodedPayloads, Payloads
 from k2i_tasks.codecs.vector import Positions, Source
 from k2i_tasks.errors import DecodeError
+from k2i_tasks.no_rows import no_rows
 
 #: Payloads read at once: many enough that a step's fixed cost does not count, few enough that
 #: their bytes stay in the processor's cache from field to field.
@@ -52,9 +53,7 @@ def decode_in_chunks(payloads: Payloads, schema: pa.Schema, decode: DecodeChunk)
         tables.append(table)
         errors.update((first + row, error) for row, error in reasons.items())
     if not tables:
-        # Not `empty_table`: Arrow has none of lists of UUIDs.
-        none = [pa.nulls(0, field.type) for field in schema]
-        return DecodedPayloads(pa.Table.from_arrays(none, schema=schema), errors)
+        return DecodedPayloads(no_rows(schema), errors)
     return DecodedPayloads(pa.concat_tables(tables), errors)
 
 

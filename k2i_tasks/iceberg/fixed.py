@@ -25,6 +25,7 @@ from k2i_tasks.iceberg.positions import PositionBatch, PositionColumns, read_pos
 from k2i_tasks.iceberg.rollback import rolled_back
 from k2i_tasks.iceberg.starts import starts
 from k2i_tasks.iceberg.state import SinkState, recorded, sink_properties, state_key
+from k2i_tasks.no_rows import no_rows
 from k2i_tasks.types import OffsetRange
 
 _Compare = Callable[[str, Any], BooleanExpression]
@@ -85,7 +86,7 @@ class FixedTable:
         """
         aligned = arrow_schema(self.schema.select(*columns) if columns else self.schema)
         if self.snapshot_id is None:
-            return align(aligned.empty_table(), aligned)
+            return no_rows(aligned)
         with translated(f"reading table {self.name}"):
             rows = self.table.scan(
                 row_filter=self._condition(windows),

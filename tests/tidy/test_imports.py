@@ -14,7 +14,7 @@ from tests.tidy.source import PROGRAM, ROOT, imports, module_name, python_files
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "types errors clock closing collector discovery durable figures "
+        "types errors clock closing collector discovery durable figures no_rows "
         "predicates sql_words server_keeper resident",
         "cold_frame status views",
         "ages",

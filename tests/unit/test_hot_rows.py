@@ -352,3 +352,23 @@ def test_rows_in_another_order_than_the_table_are_looked_up_in_its_order(setting
     setting.view.cut()
     assert setting.view.at("events", 0, 0).to_pylist()[0]["more"] is None
     assert setting.view.at("events", 0, 2).to_pylist()[0]["more"] is True
+
+
+def test_lists_of_uuids_are_shown_where_there_are_rows_and_where_there_are_none(
+    setting: Setting,
+) -> None:
+    kind = pa.list_(pa.uuid())
+    setting.create(pa.schema([("id", pa.int64()), ("parts", kind)]))
+    parts = pa.ListArray.from_arrays(
+        pa.array([0, 2], pa.int32()),
+        pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"a" * 16, b"b" * 16], pa.binary(16))),
+    )
+    wanted = [{"id": 1, "parts": [b"a" * 16, b"b" * 16], "_kafka_offset": 0}]
+    for part in ("all", "hot", "cold"):
+        assert setting.rows(part) == []
+    setting.append(id=[1], parts=parts)
+    assert (setting.rows("hot"), setting.rows("cold")) == (wanted, [])
+    setting.commit()
+    assert setting.rows() == setting.rows("cold") == wanted
+    assert setting.view.at("events", 0, 7).num_rows == 0
+    assert setting.view.at("events", 0, 0).num_rows == 1

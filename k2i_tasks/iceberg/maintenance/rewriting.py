@@ -30,6 +30,7 @@ from k2i_tasks.iceberg.output import (
     row_group_rows,
 )
 from k2i_tasks.iceberg.split import in_order
+from k2i_tasks.no_rows import no_rows
 from k2i_tasks.types import StagedFile
 
 #: Rows and bytes that are decoded at once.
@@ -145,7 +146,7 @@ class Rewriter:
 
     def _piece(self, batches: Sequence[pa.Table]) -> pa.Table:
         if not batches:
-            return align(self._output.schema.empty_table(), self._output.schema)
+            return no_rows(self._output.schema)
         rows = self._change(pa.concat_tables(batches))
         return in_order(rows, self._table.schema(), self._order)
 
