@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -55,23 +56,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 3_000_000])
     parser.add_argument("--repetitions", type=int, default=100, help="of the smallest")
     parser.add_argument("--rows-max", type=int, default=30_000_000, help="in all of one size")
+    parser.add_argument("--buckets", type=int, default=1, help="partitions of the table")
     parser.add_argument("--catalog", choices=writing.CATALOGS, default="rest")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Measures, prints and writes the figures; 1 if a table is not what was written to it."""
+    """Measures, prints and writes the figures; 1 if a table differs, 2 if misused."""
+    if min(chosen.buckets, chosen.repetitions, *chosen.rows) < 1:
+        print("--rows, --repetitions, --buckets: all above 0", file=sys.stderr)
+        return 2
     sizes = []
     with tempfile.TemporaryDirectory(prefix="k2i-latency-") as folder:
         home = Path(folder)
-        with report.quiet(), writing.catalog(chosen.catalog, home) as iceberg:
+        with report.quiet(), writing.catalog(chosen.catalog, home) as plain:
+            iceberg = {**plain, "partition_spec": _spec(chosen.buckets)}
             for rows in chosen.rows:
                 often = min(chosen.repetitions, max(3, chosen.rows_max // rows))
                 sizes.append(_measured(iceberg, home / str(rows), rows, often))
-    found = {"catalog": chosen.catalog, "targets": TARGETS, **report.machine(), "sizes": sizes}
+    found = {
+        "catalog": chosen.catalog,
+        "buckets": chosen.buckets,
+        "targets": TARGETS,
+        **report.machine(),
+        "sizes": sizes,
+    }
     _show(found)
     equal = all(one["table_equals_written"] for one in sizes)
     return report.finished(found, chosen.json, equal=equal)
+
+
+def _spec(buckets: int) -> list[dict[str, str]]:
+    field = {"source_field": "event_id", "transform": f"bucket[{buckets}]"}
+    return [field] if buckets > 1 else []
 
 
 def _measured(iceberg: Mapping[str, Any], folder: Path, rows: int, often: int) -> dict[str, Any]:

@@ -113,9 +113,12 @@ def test_commits_are_measured_with_upkeep_and_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_parts_of_a_latency_are_all_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("buckets", [1, 3])
+def test_the_parts_of_a_latency_are_all_of_it(tmp_path: Path, buckets: int) -> None:
     written = tmp_path / "figures.json"
-    chosen = Namespace(rows=[50], repetitions=3, rows_max=1_000, catalog="sql", json=written)
+    chosen = Namespace(
+        rows=[50], repetitions=3, rows_max=1_000, buckets=buckets, catalog="sql", json=written
+    )
     assert latency.run(chosen) == 0
     (size,) = json.loads(written.read_text(encoding="utf-8"))["sizes"]
     assert (size["rows"], size["repetitions"]) == (50, 3)
