@@ -25,6 +25,7 @@ import pyarrow.json
 from k2i_tasks.codecs.json_exact import WHITESPACE
 from k2i_tasks.codecs.json_layout import LEAD_BYTES_MAX, Layout
 from k2i_tasks.codecs.json_walk import HEAD_BYTES, Walk
+from k2i_tasks.codecs.null_lists import with_all_nulls
 from k2i_tasks.codecs.vector import Source
 from k2i_tasks.codecs.wire import RefusedError
 
@@ -255,7 +256,7 @@ class Page:
             raise _refusal(str(error), end - start) from None
         if table.num_rows != end - start:
             raise RefusedError
-        return table
+        return with_all_nulls(table)
 
     def walk(
         self, start: int, end: int, layout: Layout, schema: pa.Schema
