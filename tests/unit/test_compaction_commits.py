@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,14 @@ def compaction(
     catalog: Catalog | None = None,
     branch: str = "main",
     stopping: Callable[[], bool] = lambda: False,
+    lane: AbstractContextManager[object] | None = None,
 ) -> Compaction:
     return Compaction(
         catalog or open_catalog(folder),
         NAME,
         branch=branch,
         options=options,
-        lane=nullcontext(),
+        lane=lane or nullcontext(),
         stopping=stopping,
         clock=SystemClock(),
     )

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import ManifestFile
 
-from k2i_tasks.clock import SystemClock
 from k2i_tasks.failpoints import armed
 from k2i_tasks.iceberg import manifests
 from k2i_tasks.iceberg.committer import Committer
-from k2i_tasks.iceberg.maintenance import compaction
-from k2i_tasks.iceberg.maintenance.compaction import Compaction
+from k2i_tasks.iceberg.maintenance import compaction as module
 from k2i_tasks.iceberg.manifests import Fetched
-from tests.unit.test_committer import NAME, open_catalog
-from tests.unit.test_compaction import ALL
-from tests.unit.test_compaction_commits import BATCHES, assert_whole, filled
+from tests.unit.test_compaction_commits import BATCHES, assert_whole, compaction, filled
 
 
 @pytest.fixture
@@ -27,23 +22,11 @@ def by(tmp_path: Path) -> Committer:
     return filled(tmp_path)
 
 
-def job_of(folder: Path, lane: AbstractContextManager[object]) -> Compaction:
-    return Compaction(
-        open_catalog(folder),
-        NAME,
-        branch="main",
-        options=ALL,
-        lane=lane,
-        stopping=lambda: False,
-        clock=SystemClock(),
-    )
-
-
 def test_the_lane_is_held_while_a_commit_is_built_and_no_longer(
     tmp_path: Path, by: Committer
 ) -> None:
     lane, held = threading.Lock(), {}
-    job = job_of(tmp_path, lane)
+    job = compaction(tmp_path, lane=lane)
     note = lambda name: held.update({name: lane.locked()})  # noqa: E731
     with armed("compact.send.before", note):
         job.run()
@@ -62,8 +45,8 @@ def test_manifests_are_read_before_the_lane_is_held(
         return fetch(io, manifest)
 
     monkeypatch.setattr(manifests, "_fetch", noted)
-    monkeypatch.setattr(compaction, "_READ_AHEAD_BYTES", most)
-    assert job_of(tmp_path, lane).run().files_before == BATCHES
+    monkeypatch.setattr(module, "_READ_AHEAD_BYTES", most)
+    assert compaction(tmp_path, lane=lane).run().files_before == BATCHES
     # Once to plan, once to be written anew.
     assert len(in_lane) == 2 * BATCHES
     assert sum(in_lane) == (0 if most else BATCHES)
